@@ -1,0 +1,1 @@
+"""WebAssembly binaries: decoding, validation and lowering to flat code."""
