@@ -1,0 +1,268 @@
+"""Flat programs and the prompt: what a front end hands to the machine.
+
+A front end produces `Instruction`s and initial contents; `prompt` turns them into tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from wasmjax.machine import isa
+from wasmjax.machine.config import MachineConfig
+from wasmjax.machine.tokens import columns, digits, fields, token
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
+    """A stack address relative to a base: "abs" (0), "sp" or "fp"."""
+
+    base: str
+    offset: int
+
+
+NOWHERE = Slot("abs", -1)
+"""Reads as zero: the address of the BOS token, which nothing can write."""
+NO_DESTINATION = Slot("abs", 0)
+"""The destination of an instruction that writes no slot (its address fields are zero)."""
+
+_BASES = {"abs": 0, "sp": 1, "fp": 2}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instruction:
+    """One lowered instruction.
+
+    Attributes:
+      op: operation (a name of `isa.OPS`).
+      a, b, c: operand slots. The bytes of `imm` are added to B's, so an immediate operand
+        is `b=NOWHERE, imm=...`.
+      d: destination slot.
+      imm: immediate operand, 0 <= imm < 256^value_bytes.
+      dsp: what the step adds to sp.
+      next: index of the instruction that follows; None: the one after this.
+      target: index that a taken br_if/br_unless goes to.
+      aux: 4-byte side immediate: a load's or store's offset, a trap's code; for jump_table and
+        call_indirect see `table_aux`.
+      type_id: call_indirect's expected type id (in the `target` fields, which it does not use).
+      note: what a person reads in the trace (the source instruction); never a token.
+    """
+
+    op: str
+    a: Slot = NOWHERE
+    b: Slot = NOWHERE
+    c: Slot = NOWHERE
+    d: Slot = NO_DESTINATION
+    imm: int = 0
+    dsp: int = 0
+    next: int | None = None
+    target: int | None = None
+    aux: int = 0
+    type_id: int | None = None
+    note: str = ""
+
+
+def table_aux(base: int, last: int) -> int:
+    """The `aux` of jump_table/call_indirect: reads table entry base + min(A, last)."""
+    return last | base << 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TableEntry:
+    """One element of the table space.
+
+    Attributes:
+      entry: instruction index to go to.
+      type_id: type id of a function; 0 for entries without one (ids start at 1).
+      code: trap code when a type check fails on this entry.
+    """
+
+    entry: int
+    type_id: int = 0
+    code: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Program:
+    """Everything a prompt holds before the invocation.
+
+    Attributes:
+      instructions: flat code; index = instruction index.
+      slots: initial slots (globals), address -> value.
+      memory: initial memory words, byte address (multiple of 8) -> 8-byte value; zero words absent.
+      table: table space, index -> entry.
+      inputs: bytes of the input space.
+      stack_base: first slot of the operand stack.
+      halt: index of an instruction that halts (the return address of an invocation).
+      unsupported: names behind trap codes `isa.UNSUPPORTED_BASE` + k.
+    """
+
+    instructions: tuple[Instruction, ...]
+    slots: dict[int, int]
+    memory: dict[int, int]
+    table: dict[int, TableEntry]
+    inputs: bytes
+    stack_base: int
+    halt: int
+    unsupported: tuple[str, ...] = ()
+
+
+def delta_digits(config: MachineConfig, source: int, target: int) -> list[int]:
+    """Per-digit differences of two instruction indices (the running sums stay digits)."""
+    here = digits(source, config.ip_digits, config.digit)
+    there = digits(target, config.ip_digits, config.digit)
+    return [t - h for h, t in zip(here, there, strict=True)]
+
+
+def _numbered(name: str, values: Sequence[int]) -> dict[str, int]:
+    return {f"{name}{k}": int(value) for k, value in enumerate(values)}
+
+
+def _bytes(name: str, value: int, count: int) -> dict[str, int]:
+    return _numbered(name, digits(value, count))
+
+
+def encode_instruction(config: MachineConfig, index: int, ins: Instruction) -> np.ndarray:
+    """The token of instruction `index`.
+
+    Raises:
+      ValueError: if the machine lacks the operation or a number does not fit its field.
+    """
+    if ins.op not in config.instructions:
+        raise ValueError(f"this machine has no operation '{ins.op}'")
+    control = isa.OPS[ins.op]
+    follow = index + 1 if ins.next is None else ins.next
+    values: dict[str, int] = {
+        "kind": isa.KIND["code"],
+        "op": 1 + config.instructions.index(ins.op),
+        "dsp": ins.dsp,
+    }
+    values |= _numbered("a", digits(index, config.address_digits, config.digit))
+    values |= _bytes("v", ins.imm, config.value_bytes)
+    for name, slot in zip("abcd", (ins.a, ins.b, ins.c, ins.d), strict=True):
+        values |= {f"base_{name}": _BASES[slot.base], f"offset_{name}": slot.offset}
+    # Return and table jumps emit absolute minus current digits; trap and halt stay put.
+    stays = control.get("ret") or control.get("table") or control.get("kind") in isa.STOP_KINDS
+    if not stays:
+        values |= _numbered("next", delta_digits(config, index, follow))
+    if ins.type_id is not None:
+        values |= _numbered("target", digits(ins.type_id, 2))
+    elif ins.target is not None:
+        values |= _numbered("target", delta_digits(config, index, ins.target))
+    aux_digits = sum(field.name.startswith("aux") for field in fields(config))
+    values |= _bytes("aux", ins.aux, aux_digits)
+    return token(config, **values)
+
+
+def write_slot(config: MachineConfig, address: int, value: int, **deltas: int) -> np.ndarray:
+    """A token that writes a slot, with optional ip/sp/fp/depth deltas."""
+    values = {"kind": isa.KIND["slot"]}
+    values |= _numbered("a", digits(address, min(2, config.address_digits), config.digit))
+    values |= _bytes("v", value, config.value_bytes)
+    return token(config, **values, **deltas)
+
+
+def prompt(config: MachineConfig, program: Program) -> np.ndarray:
+    """The prompt of a program, int32 [n_tokens, n_fields], without an invocation.
+
+    Segments in order: BOS, arithmetic table, code, table, memory, slots, input, and one token
+    that moves sp and fp to the stack base.
+
+    Raises:
+      ValueError: if something does not fit the machine's fields.
+    """
+    kind = isa.KIND
+    rows = [token(config, kind=kind["bos"])]
+    rows += [token(config, kind=kind["arith"], row=1 + j) for j in range(256)]
+    rows += [encode_instruction(config, i, ins) for i, ins in enumerate(program.instructions)]
+    for index, entry in sorted(program.table.items()):
+        values = _bytes("a", index, 2) | {"kind": kind["table"], "v5": entry.code}
+        values |= _numbered("v", digits(entry.entry, 3) + digits(entry.type_id, 2))
+        rows.append(token(config, **values))
+    for address, word in sorted(program.memory.items()):
+        values = _bytes("a", address, 4) | _bytes("v", word, 8) | {"kind": kind["mem8"]}
+        rows.append(token(config, **values))
+    for address, value in sorted(program.slots.items()):
+        rows.append(write_slot(config, address, value))
+    for index, byte in enumerate(program.inputs):
+        values = _bytes("a", index, 3) | {"kind": kind["input"], "v0": byte}
+        rows.append(token(config, **values))
+    rows += _move_registers(config, sp=program.stack_base, fp=program.stack_base)
+    return np.stack(rows)
+
+
+def _move_registers(config: MachineConfig, **deltas: int) -> list[np.ndarray]:
+    """Tokens that change running sums by any amount, in steps a field can hold."""
+    rows = []
+    deltas = {name: delta for name, delta in deltas.items() if name in columns(config)}
+    while any(deltas.values()):
+        step = {}
+        for name, delta in deltas.items():
+            field = fields(config)[columns(config)[name]]
+            step[name] = min(max(delta, field.lo), field.hi)
+            deltas[name] -= step[name]
+        rows.append(token(config, **step))
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Registers:
+    """The running sums over a token sequence: ip digits, sp, fp, call depth."""
+
+    ip: tuple[int, ...]
+    sp: int
+    fp: int
+    depth: int
+
+
+def registers(config: MachineConfig, tokens_NxF: np.ndarray) -> Registers:
+    """Sums the delta fields of a token sequence."""
+    column = columns(config)
+    total = tokens_NxF.astype(np.int64).sum(axis=0)
+    return Registers(
+        tuple(int(total[column[f"ip{k}"]]) for k in range(config.ip_digits)),
+        int(total[column["sp"]]),
+        int(total[column["fp"]]) if "fp" in column else 0,
+        int(total[column["depth"]]) if "depth" in column else 0,
+    )
+
+
+def invocation(
+    config: MachineConfig,
+    program: Program,
+    now: Registers,
+    *,
+    entry: int,
+    args: Sequence[int],
+    header: int,
+    frame_size: int,
+) -> np.ndarray:
+    """The tokens that call a function: its arguments, then the frame header, which jumps.
+
+    Args:
+      now: sums over everything before (`registers`).
+      entry: the function's (direct) entry.
+      args: argument values as unsigned bits.
+      header: slots between the frame's start and its header, max(parameters, results).
+      frame_size: slots from the frame's start to the operand stack.
+
+    Raises:
+      ValueError: if something does not fit the machine's fields.
+    """
+    base = program.stack_base
+    rows = _move_registers(config, sp=base - now.sp, fp=base - now.fp, depth=-now.depth)
+    rows += [write_slot(config, base + k, value) for k, value in enumerate(args)]
+    back = digits(program.halt, 3) + digits(0, 2)  # return ip, and by how much fp moves back
+    there = digits(entry, config.ip_digits, config.digit)
+    jump = [t - h for h, t in zip(now.ip, there, strict=True)]
+    rows.append(
+        write_slot(
+            config,
+            base + header,
+            sum(digit << 8 * k for k, digit in enumerate(back)),
+            sp=frame_size,
+            depth=1,
+            **_numbered("ip", jump),
+        )
+    )
+    return np.stack(rows)
