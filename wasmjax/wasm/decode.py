@@ -61,7 +61,7 @@ _ORDER = {
     8: "start", 9: "element", 12: "data count", 10: "code", 11: "data",
 }  # fmt: skip
 _RANK = {section: rank for rank, section in enumerate(_ORDER)}
-_REFUSED_SECTIONS = {13: ("tag", opcodes.EXCEPTIONS), 14: ("string", opcodes.STRINGREF)}
+_TAG_SECTION = 13
 _KINDS = (ExternKind.FUNC, ExternKind.TABLE, ExternKind.MEMORY, ExternKind.GLOBAL)
 _TAG_KIND = 4
 
@@ -105,9 +105,8 @@ def _split(data: bytes) -> tuple[dict[int, Reader], tuple[Custom, ...]]:
         start = r.offset
         number = r.byte()
         name = "custom" if number == 0 else _ORDER.get(number)
-        if number in _REFUSED_SECTIONS:
-            refused, feature = _REFUSED_SECTIONS[number]
-            raise UnsupportedError(feature, f"{refused} section", start)
+        if number == _TAG_SECTION:
+            raise UnsupportedError(opcodes.EXCEPTIONS, "a tag section", start)
         if name is None:
             raise MalformedError(f"unknown section {number}", start)
         size = r.u32()

@@ -22,9 +22,10 @@ class ImmediateKind(Enum):
     LOCAL = "(local index,)"
     GLOBAL = "(global index,)"
     MEMARG = "(MemArg,)"
-    MEMORY = "(), after one zero byte in the binary"
-    MEMORY_MEMORY = "(), after two zero bytes in the binary"
-    DATA_MEMORY = "(data index,), then one zero byte in the binary"
+    MEMORY = "(), after exactly one zero byte in the binary"
+    BULK_MEMORY = "(), after a memory index 0 in the binary"
+    BULK_MEMORY_MEMORY = "(), after two memory indices 0 in the binary"
+    DATA_MEMORY = "(data index,), then a memory index 0 in the binary"
     DATA = "(data index,)"
     ELEM_TABLE = "(element index,), then a table index 0 in the binary"
     ELEM = "(element index,)"
@@ -63,7 +64,6 @@ WIDE_ARITHMETIC = "the wide arithmetic proposal"
 MEMORY_CONTROL = "the memory control proposal"
 CUSTOM_PAGE_SIZES = "the custom page sizes proposal"
 COMPONENT_MODEL = "the component model"
-STRINGREF = "the reference-typed strings proposal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,8 @@ _SATURATING = (
 _BULK: tuple[tuple[int, str, ImmediateKind], ...] = (
     (8, "memory.init", _K.DATA_MEMORY),
     (9, "data.drop", _K.DATA),
-    (10, "memory.copy", _K.MEMORY_MEMORY),
-    (11, "memory.fill", _K.MEMORY),
+    (10, "memory.copy", _K.BULK_MEMORY_MEMORY),
+    (11, "memory.fill", _K.BULK_MEMORY),
     (12, "table.init", _K.ELEM_TABLE),
     (13, "elem.drop", _K.ELEM),
     (14, "table.copy", _K.TABLE_TABLE),

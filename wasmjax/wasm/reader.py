@@ -9,7 +9,7 @@ class Reader:
     """A cursor over ``data``, which lies at byte ``base`` of the file.
 
     Every method reads from ``pos`` on and moves it; every method raises ``short`` when ``data``
-    ends first (``TruncatedError`` for the file, ``MalformedError`` for a section, which has a size).
+    ends first (``TruncatedError`` for the file, ``MalformedError`` for a section).
     """
 
     __slots__ = ("base", "data", "pos", "short", "where")
