@@ -95,6 +95,7 @@ def add_subtract_multiply(step: Step, tables: Tables, lanes: Lanes) -> None:
         half = "lo" if k < 4 else "hi"
         add_to(lanes, k, c.reglu(f"result {k}", step.flag(f"res_{half}"), sums[k]))
     below = step.flag("carry_in")
+    add_to(lanes, 0, below)
     for k in range(1, n + 1):
         below = below + 2 ** (k - 1) * digits[k - 1]
         carry = c.step(f"carry {k}", below, 2**k, step.flag("res_lo" if k <= 4 else "res_hi"))
