@@ -1,0 +1,90 @@
+"""Where lowered programs keep things: slot numbers of the globals, order of the input space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Hidden globals, one slot each from address 0 on. The runtime library imports them by these names
+# (all but `limits`, which only calls read).
+LIMITS_SLOT = 0
+"""Bytes 0 and 1: the call depth at which a call traps; bytes 2 and 3: the sp at which it does."""
+MEMORY_PAGES_SLOT = 1
+"""Current size of the memory, in pages."""
+MEMORY_MAX_SLOT = 2
+"""Pages up to which the memory may grow."""
+
+HIDDEN_GLOBALS = (
+    "limits",
+    "memory_pages",
+    "memory_max",
+    "argc",
+    "argv_bytes",
+    "environc",
+    "environ_bytes",
+    "stdin_start",
+    "stdin_end",
+    "stdin_cursor",
+)
+"""Names of the hidden globals, in the order of their slots."""
+
+GLOBALS_BASE = 16
+"""Slot of the module's first global; the operand stack begins after the last one."""
+
+PAGE = 65536
+"""Bytes of a memory page."""
+
+INPUT_LIMIT = 1 << 24
+"""Bytes the input space can hold: its addresses have three digits."""
+
+SLOT_LIMIT = 65536 - 2048
+"""A call traps from this sp on: a frame header and a frame still fit below slot 65536."""
+
+
+def hidden_slot(name: str) -> int:
+    """The slot of a hidden global."""
+    return HIDDEN_GLOBALS.index(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a program may ask its environment for.
+
+    Attributes:
+      data: the input space: arguments, environment variables (each ended by a zero byte), stdin.
+      slots: the hidden globals that describe it, slot -> value.
+    """
+
+    data: bytes
+    slots: dict[int, int]
+
+
+def lay_out_inputs(args: Sequence[str], environ: Sequence[str], stdin: bytes) -> Inputs:
+    """The input space for a program's arguments, its `NAME=value` variables and its stdin.
+
+    Raises:
+      ValueError: if a string holds a zero byte, or all of it exceeds the input space.
+    """
+    argv, variables = (_terminated(strings) for strings in (args, environ))
+    start = len(argv) + len(variables)
+    data = argv + variables + stdin
+    if len(data) > INPUT_LIMIT:
+        raise ValueError(f"{len(data)} bytes of input do not fit the input space ({INPUT_LIMIT})")
+    values = {
+        "argc": len(args),
+        "argv_bytes": len(argv),
+        "environc": len(environ),
+        "environ_bytes": len(variables),
+        "stdin_start": start,
+        "stdin_end": len(data),
+        "stdin_cursor": start,
+    }
+    return Inputs(data, {hidden_slot(name): value for name, value in values.items()})
+
+
+def _terminated(strings: Sequence[str]) -> bytes:
+    encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+    for string in encoded:
+        if 0 in string:
+            raise ValueError(f"{string!r} holds a zero byte")
+    return b"".join(string + b"\0" for string in encoded)

@@ -1,0 +1,288 @@
+"""Lowering: a decoded module to the flat program and initial contents that a prompt holds.
+
+    lowered = lower(load_bytes(data), args=["collatz", "27"])
+    tokens = prompt(WASM, lowered.program)
+    entry = lowered.exports["_start"]
+
+The code depends on the module alone and is kept (`lower_code`); arguments, environment variables
+and stdin are added by each `lower`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wasmjax.machine import isa
+from wasmjax.machine.config import WASM
+from wasmjax.machine.program import Instruction, Program, Slot, TableEntry
+from wasmjax.wasm import layout
+from wasmjax.wasm.assemble import TABLE_SPACE, assemble
+from wasmjax.wasm.errors import UnsupportedError
+from wasmjax.wasm.frames import header_offset, number
+from wasmjax.wasm.link import Linked, LinkError, Store, Unit, indirect_entry
+from wasmjax.wasm.types import ConstExpr, ExternKind, FuncType, Module, ValType
+
+__all__ = [
+    "FunctionEntry",
+    "InstantiationError",
+    "LinkError",
+    "Lowered",
+    "LoweredCode",
+    "lower",
+    "lower_code",
+]
+
+DEFAULT_CALL_DEPTH = 1024
+"""Calls that may be active at once."""
+DEFAULT_MAX_PAGES = 256
+"""Pages up to which a memory without a smaller maximum of its own may grow."""
+
+
+class InstantiationError(RuntimeError):
+    """The module's data or elements do not fit its memory or table; the message is the trap's."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionEntry:
+    """What an invocation needs to know of a function (see `machine.program.invocation`).
+
+    Attributes:
+      name: for messages.
+      type: its type.
+      entry: instruction index of its direct entry.
+      header: slots between the frame's start and its header.
+      frame_size: slots from the frame's start to the operand stack.
+    """
+
+    name: str
+    type: FuncType
+    entry: int
+    header: int
+    frame_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredCode:
+    """What depends on the module alone; see `Lowered` and `machine.program.Program`.
+
+    Attributes:
+      pages: initial size of the memory.
+      max_pages: its declared maximum, if it has one.
+    """
+
+    instructions: tuple[Instruction, ...]
+    globals: Mapping[int, int]
+    memory: Mapping[int, int]
+    table: Mapping[int, TableEntry]
+    stack_base: int
+    halt: int
+    unsupported: tuple[str, ...]
+    exports: Mapping[str, FunctionEntry]
+    global_exports: Mapping[str, tuple[int, ValType]]
+    start: FunctionEntry | None
+    functions: tuple[FunctionEntry, ...]
+    pages: int
+    max_pages: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program with its inputs.
+
+    A function that returns reaches the instruction `program.halt`, whose token carries the first
+    result; further results lie in the slots after `program.stack_base`. A halt anywhere else is
+    proc_exit and its token carries the exit code.
+
+    Attributes:
+      program: everything the prompt holds before the invocation.
+      exports: exported functions by name.
+      global_exports: exported globals by name: slot and type.
+      start: the start function, to be invoked before anything else, if there is one.
+      functions: every function by ascending entry, runtime library included.
+    """
+
+    program: Program
+    exports: Mapping[str, FunctionEntry]
+    global_exports: Mapping[str, tuple[int, ValType]]
+    start: FunctionEntry | None
+    functions: tuple[FunctionEntry, ...]
+
+
+def lower(
+    module: Module,
+    *,
+    args: Sequence[str] = (),
+    environ: Sequence[str] = (),
+    stdin: bytes = b"",
+    call_depth: int = DEFAULT_CALL_DEPTH,
+    max_pages: int = DEFAULT_MAX_PAGES,
+) -> Lowered:
+    """Lowers a valid module, with the inputs of one run.
+
+    Args:
+      module: the module (`validate.load_bytes`).
+      args: the program's arguments, its own name first.
+      environ: environment variables, as `NAME=value`.
+      stdin: the bytes on standard input.
+      call_depth: active calls beyond which a call traps.
+      max_pages: pages beyond which the memory cannot grow, whatever its own maximum.
+
+    Raises:
+      LinkError: if an import is unknown.
+      InstantiationError: if a data or element segment is out of bounds.
+      UnsupportedError: if the module exceeds a limit of the machine.
+      ValueError: if an argument is out of range or the input does not fit.
+    """
+    if not 1 <= call_depth < 65536:
+        raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
+    if not 0 <= max_pages <= WASM.memory_pages:
+        raise ValueError(f"max_pages must be in 0..{WASM.memory_pages}, not {max_pages}")
+    code = lower_code(module)
+    inputs = layout.lay_out_inputs(args, environ, stdin)
+    declared = max_pages if code.max_pages is None else code.max_pages
+    slots = {
+        layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
+        layout.MEMORY_PAGES_SLOT: code.pages,
+        layout.MEMORY_MAX_SLOT: max(code.pages, min(declared, max_pages)),
+        **inputs.slots,
+        **code.globals,
+    }
+    program = Program(
+        instructions=code.instructions,
+        slots=slots,
+        memory=dict(code.memory),
+        table=dict(code.table),
+        inputs=inputs.data,
+        stack_base=code.stack_base,
+        halt=code.halt,
+        unsupported=code.unsupported,
+    )
+    return Lowered(program, code.exports, code.global_exports, code.start, code.functions)
+
+
+@functools.lru_cache(maxsize=64)
+def lower_code(module: Module) -> LoweredCode:
+    """The part of `lower` that depends on the module alone. Raises what `lower` does."""
+    if len(module.all_global_types()) > WASM.frame_limit - layout.GLOBALS_BASE:
+        raise UnsupportedError("global count", f"{len(module.all_global_types())} globals")
+    store = Store()
+    unit = Unit(store, "", module)
+    n_imported = len(module.imported(ExternKind.FUNC))
+    for index in range(len(module.functions)):
+        unit.linked(n_imported + index)
+    elements = _elements(module, unit)
+    pages, max_pages = _memory_limits(module)
+    memory = _memory_image(module, pages)
+    store.lower_all()
+
+    size = max(elements) + 1 if elements else 0  # the sentinel comes last
+    try:
+        assembled = assemble([linked.code for linked in store.functions], size)
+    except OverflowError as error:
+        raise UnsupportedError("table space", f"{error} (at most {TABLE_SPACE})") from None
+    table = {index: _table_entry(store, value) for index, value in elements.items()}
+    table |= {size + k: TableEntry(entry) for k, entry in enumerate(assembled.tables)}
+    stack_base = layout.GLOBALS_BASE + len(module.globals)
+    halt = Instruction("halt", b=Slot("abs", stack_base), note="halt")
+    exports, global_exports = {}, {}
+    for export in module.exports:
+        if export.kind is ExternKind.FUNC:
+            exports[export.name] = _entry(unit.linked(export.index), export.name)
+        elif export.kind is ExternKind.GLOBAL:
+            type_ = module.all_global_types()[export.index].type
+            global_exports[export.name] = unit.global_slot(export.index), type_
+    start = None if module.start is None else _entry(unit.linked(module.start))
+    return LoweredCode(
+        instructions=(*assembled.instructions, halt),
+        globals={layout.GLOBALS_BASE + k: _constant(g.init) for k, g in enumerate(module.globals)},
+        memory=memory,
+        table=table,
+        stack_base=stack_base,
+        halt=len(assembled.instructions),
+        unsupported=tuple(store.unsupported),
+        exports=exports,
+        global_exports=global_exports,
+        start=start,
+        functions=tuple(_entry(linked) for linked in store.functions),
+        pages=pages,
+        max_pages=max_pages,
+    )
+
+
+def _entry(linked: Linked, name: str | None = None) -> FunctionEntry:
+    type_ = linked.function.type
+    return FunctionEntry(
+        linked.name if name is None else name,
+        type_,
+        linked.entry.index(),
+        header_offset(type_),
+        linked.frame.size,
+    )
+
+
+def _constant(expression: ConstExpr) -> int:
+    """A constant expression's value. Globals cannot be imported, so it is a number."""
+    assert expression.name != "global.get"
+    return number(expression.immediates)
+
+
+def _elements(module: Module, unit: Unit) -> dict[int, Linked | str]:
+    """Table elements: functions, or the trap that a call of this element is. One more than the
+    table has, for indices beyond it."""
+    type_ = module.table_type()
+    if type_ is None:
+        return {}
+    size = type_.limits.min
+    if size > WASM.table_limit:
+        raise UnsupportedError("table size", f"a table of {size} elements")
+    elements: dict[int, Linked | str] = dict.fromkeys(range(size), "uninitialized element")
+    elements[size] = "undefined element"
+    for segment in module.elements:
+        if segment.offset is None:
+            continue
+        offset = _constant(segment.offset)
+        if offset + len(segment.init) > size:
+            raise InstantiationError("out of bounds table access")
+        for index, function in enumerate(segment.init, offset):
+            if function is None:
+                elements[index] = "uninitialized element"
+            else:
+                elements[index] = linked = unit.linked(function)
+                indirect_entry(linked)
+    return elements
+
+
+def _table_entry(store: Store, element: Linked | str) -> TableEntry:
+    if isinstance(element, str):
+        return TableEntry(0, 0, isa.TRAP[element])
+    return TableEntry(
+        indirect_entry(element).index(),
+        store.type_id(element.function.type),
+        isa.TRAP["indirect call type mismatch"],
+    )
+
+
+def _memory_limits(module: Module) -> tuple[int, int | None]:
+    type_ = module.memory_type()
+    if type_ is None:
+        return 0, 0
+    if type_.limits.min > WASM.memory_pages:
+        raise UnsupportedError("memory size", f"a memory of {type_.limits.min} pages")
+    return type_.limits.min, type_.limits.max
+
+
+def _memory_image(module: Module, pages: int) -> dict[int, int]:
+    """Non-zero 8-byte words of the active data segments, by byte address."""
+    segments = [(_constant(s.offset), s.init) for s in module.data if s.offset is not None]
+    end = max((offset + len(data) for offset, data in segments), default=0)
+    if end > pages * layout.PAGE:
+        raise InstantiationError("out of bounds memory access")
+    image = bytearray(-(-end // 8) * 8)
+    for offset, data in segments:
+        image[offset : offset + len(data)] = data
+    words = np.frombuffer(image, "<u8")
+    return {8 * int(index): int(words[index]) for index in np.flatnonzero(words)}
