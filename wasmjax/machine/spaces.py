@@ -53,6 +53,13 @@ def _outsider(circuit: Circuit, name: str, *kinds: str) -> Affine:
     return circuit.embed(f"{name}.outsider", "kind", lambda kind: float(kind not in wanted))
 
 
+def _square(circuit: Circuit, name: str, address: Affine) -> Affine:
+    """address^2 for addresses from -1 on."""
+    return circuit.wire(
+        name, circuit.reglu(name, address, address) + circuit.reglu(f"{name} of -1", -address)
+    )
+
+
 def build_spaces(circuit: Circuit, config: MachineConfig) -> Spaces:
     """Keys and values of every space; BOS is the member at address -1."""
     eps = {name: 2.0**log2 for name, log2 in config.eps_log2}
@@ -61,14 +68,8 @@ def build_spaces(circuit: Circuit, config: MachineConfig) -> Spaces:
     address = circuit.wire(
         "address", total(config.digit**k * a for k, a in enumerate(digits)) - bos
     )
-    square = circuit.wire("address^2", circuit.reglu("address^2", address, address) + bos)
+    square = _square(circuit, "address^2", address)
     members = {"code": "code", "slots": "slot", "table": "table", "input": "input"}
-    reach = {
-        "code": config.digit**config.ip_digits,
-        "slots": config.digit ** min(2, config.address_digits),
-        "table": config.digit**2,
-        "input": config.digit**3,
-    }
     by_name = {
         name: circuit.parabola(
             name,
@@ -76,7 +77,7 @@ def build_spaces(circuit: Circuit, config: MachineConfig) -> Spaces:
             square,
             _outsider(circuit, name, members[name], "bos"),
             -1,
-            reach[name] - 1,
+            int(address.range.hi),
             eps.get(name, 0.0),
         )
         for name in config.spaces
@@ -148,7 +149,6 @@ def _banks(
         circuit.embed(f"bank > {b}", "a0", lambda a, b=b: float(a & 7 > b)) for b in range(BANKS)
     ]
     width = {w: _is(circuit, kind) for w, kind in _STORES.items()}
-    reach = config.memory_pages * 8192
     banks = []
     for b in range(BANKS):
         rotated = [
@@ -169,11 +169,9 @@ def _banks(
             f"bank {b} outsider", 1 - touched - bos, (0, 1), "one width, and BOS stores nothing"
         )
         own = word + wrapped[b]
-        square = circuit.wire(
-            f"bank {b} address^2", circuit.reglu(f"bank {b} address^2", own, own) + bos
-        )
+        square = _square(circuit, f"bank {b} address^2", own)
         space = circuit.parabola(
-            f"memory{b}", own, square, outsider, -1, reach, eps.get("memory", 0.0)
+            f"memory{b}", own, square, outsider, -1, int(own.range.hi), eps.get("memory", 0.0)
         )
         banks.append(Bank(space, byte, own))
     return banks

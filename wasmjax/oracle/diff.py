@@ -164,6 +164,8 @@ def _effect(config: MachineConfig, cell: dict[str, int], unsupported: Sequence[s
         return f"code {positional}: {name}"
     if kind in ("table", "input"):
         return f"{kind} {in_bytes} = {value}"
+    if kind == "halt":
+        return f"halt {value}"
     if kind == "arith":
         return f"arith {cell['row'] - 1}"
     return kind

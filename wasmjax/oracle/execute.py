@@ -45,7 +45,13 @@ class _Refused(Exception):
 class _Slots(dict[int, int]):
     """Slot values; an address never written reads as zero (address -1 is the BOS token's)."""
 
+    def __init__(self, strict: bool):
+        super().__init__()
+        self.strict = strict
+
     def __missing__(self, address: int) -> int:
+        if self.strict and address != -1:
+            raise _Refused(f"slot {address} is read but was never written")
         return 0
 
 
@@ -112,12 +118,14 @@ class Oracle:
 
     Args:
       config: the machine.
+      strict: refuse steps whose result depends on a slot never written (the transformer answers
+        with the nearest slot written, the oracle with 0: a front end must not let it matter).
 
     Raises:
       ValueError: if the machine has memory and digits that are not bytes.
     """
 
-    def __init__(self, config: MachineConfig):
+    def __init__(self, config: MachineConfig, strict: bool = False):
         if "memory" in config.spaces and config.digit != 256:
             raise ValueError("a machine with memory needs 256-valued digits")
         self.config = config
@@ -127,7 +135,7 @@ class Oracle:
         """Tokens generated so far."""
         self._fields = fields(config)
         self._column = columns(config)
-        self._slots = _Slots()
+        self._slots = _Slots(strict)
         self._memory = bytearray()
         self._inputs: dict[int, int] = {}
         self._table: dict[int, tuple[tuple[int, ...], int, int]] = {}  # ip digits, type id, code
@@ -250,7 +258,7 @@ class Oracle:
 
     def slot(self, address: int) -> int:
         """The value of a slot (0 if never written)."""
-        return self._slots[address]
+        return self._slots.get(address, 0)
 
     def memory(self, address: int, size: int) -> bytes:
         """`size` bytes of memory from a byte address (0 where never written)."""
@@ -460,7 +468,15 @@ class Oracle:
             return lambda sp, fp: extend(b(sp, fp))
         if ins.column("input"):
             inputs = self._inputs
-            return lambda sp, fp: inputs.get(a(sp, fp) & 0xFFFFFF, 0)
+
+            def read_input(sp: int, fp: int) -> int:
+                index = a(sp, fp) & 0xFFFFFF
+                byte = inputs.get(index)
+                if byte is None:  # the transformer would answer with the nearest byte
+                    raise _Refused(f"there is no input byte {index}")
+                return byte
+
+            return read_input
         mask = sum(
             ins.column(name) * lanes
             for name, lanes in (
