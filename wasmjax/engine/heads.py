@@ -1,0 +1,203 @@
+"""What each head does, derived from the weights: uniform, or an indexable read of a store.
+
+A head is *indexable* if its keys and values depend on the token's own fields alone, its query's
+second component is constant, and its keys lie on the parabola k2 = -(k1/2)^2 + eps t (members)
+or far below it (outsiders); that is read off the sparsity pattern and verified numerically over
+the fields that the key depends on. Everything else is refused here by name of the head.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from wasmjax.engine.own import OwnEvaluator, fields_of, is_own, sample_tokens
+from wasmjax.engine.symbolic import COUNT, ONE, Form, Symbolic, constant
+
+
+class CertificateError(ValueError):
+    """A head that the indexed cache cannot execute exactly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """One address space: all heads with the same keys.
+
+    Attributes:
+      key: form of the address j. member: form that exceeds `-far / 2` on members only.
+      lo, hi: bounds of member addresses seen on the key's fields.
+      rewritable: whether the keys carry a recency term, so that addresses may be written again.
+      columns: forms of the distinct values that are read.
+    """
+
+    key: Form
+    member: Form
+    far: float
+    lo: int
+    hi: int
+    rewritable: bool
+    columns: tuple[Form, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """A group of heads with one query: at `query`, columns of a store into entries."""
+
+    layer: int
+    store: int
+    query: Form
+    columns: tuple[int, ...]
+    entries: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A component of a uniform head: the mean of `value` over all tokens, into an entry."""
+
+    layer: int
+    value: Form
+    entry: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """All live heads of a transformer as stores, reads and means."""
+
+    stores: tuple[Store, ...]
+    reads: tuple[Read, ...]
+    means: tuple[Mean, ...]
+
+
+def certify(symbolic: Symbolic) -> Heads:
+    """Classifies every head.
+
+    Raises:
+      CertificateError: naming the layer and head that is neither uniform nor indexable.
+    """
+    means: list[Mean] = []
+    reads: dict[tuple, list[tuple[Form, int]]] = {}
+    heads_of: dict[tuple, tuple[int, int]] = {}
+    for l, layer in enumerate(symbolic.layers):  # noqa: E741
+        for (head, component), entry in layer.outputs.items():
+            value = layer.v[head][component]
+            if not any(layer.q[head]) or not any(layer.k[head]):
+                _require_integers(symbolic, value, l, head)
+                means.append(Mean(l, value, entry))
+                continue
+            key = (l, _frozen(*layer.q[head]), _frozen(*layer.k[head]))
+            reads.setdefault(key, []).append((value, entry))
+            heads_of[key] = (l, head)
+    stores: list[_StoreBuilder] = []
+    by_key: dict[tuple, int] = {}
+    out: list[Read] = []
+    for key, values in reads.items():
+        l, head = heads_of[key]  # noqa: E741
+        if key[2] not in by_key:
+            by_key[key[2]] = len(stores)
+            stores.append(_certify_keys(symbolic, l, head))
+        number = by_key[key[2]]
+        query = _normalised_query(symbolic, l, head)
+        columns = [stores[number].column(symbolic, value, l, head) for value, _ in values]
+        out.append(Read(l, number, query, tuple(columns), tuple(entry for _, entry in values)))
+    return Heads(tuple(store.build() for store in stores), tuple(out), tuple(means))
+
+
+@dataclasses.dataclass
+class _StoreBuilder:
+    key: Form
+    member: Form
+    far: float
+    lo: int
+    hi: int
+    rewritable: bool
+    columns: list[Form] = dataclasses.field(default_factory=list)
+
+    def column(self, symbolic: Symbolic, value: Form, layer: int, head: int) -> int:
+        if not is_own(symbolic, value):
+            raise CertificateError(f"{_name(layer, head)}: its values depend on other tokens")
+        if value not in self.columns:
+            self.columns.append(value)
+        return self.columns.index(value)
+
+    def build(self) -> Store:
+        columns = tuple(self.columns)
+        return Store(
+            self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns
+        )
+
+
+def _name(layer: int, head: int) -> str:
+    return f"layer {layer} head {head}"
+
+
+def _frozen(*forms: Form) -> tuple:
+    return tuple(tuple(sorted(form.items())) for form in forms)
+
+
+def _normalised_query(symbolic: Symbolic, layer: int, head: int) -> Form:
+    first, second = symbolic.layers[layer].q[head]
+    scale = constant(second)
+    if not scale or scale < 0:
+        raise CertificateError(
+            f"{_name(layer, head)}: the second query component is not a positive constant"
+        )
+    return {entry: weight / scale for entry, weight in first.items()}
+
+
+def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
+    name = _name(layer, head)
+    k1, k2 = symbolic.layers[layer].k[head]
+    eps = k2.get(COUNT, 0.0)
+    static = {entry: weight for entry, weight in k2.items() if entry != COUNT}
+    if not (is_own(symbolic, k1) and is_own(symbolic, static)):
+        raise CertificateError(f"{name}: its keys depend on other tokens")
+    if eps < 0:
+        raise CertificateError(f"{name}: its keys prefer older tokens")
+    tokens = sample_tokens(symbolic, fields_of(symbolic, (k1, static)))
+    values = OwnEvaluator(symbolic, tokens)
+    x, y = values.form(k1), values.form(static)
+    scale = _key_scale(x, y, name)
+    j = x / (2 * scale)
+    offset = y / scale + j * j
+    # Members lie on the parabola; outsiders so far below it that none can win.
+    reach = np.abs(j).max() + 1
+    member = np.abs(offset) <= 2.0**-40 * (reach * reach)
+    far = -float((y[~member] / scale).max(initial=-np.inf))
+    if not member.any():
+        raise CertificateError(f"{name}: no token is a member of its address space")
+    if (j[member] != np.rint(j[member])).any():
+        raise CertificateError(f"{name}: an address is not an integer")
+    if far < 4 * reach * reach:
+        raise CertificateError(f"{name}: keys off the parabola k2 = -(k1/2)^2")
+    if eps / scale > 2.0**-10:
+        raise CertificateError(f"{name}: the recency term outweighs a distance of 1")
+    return _StoreBuilder(
+        {entry: weight / (2 * scale) for entry, weight in k1.items()},
+        {entry: weight / scale for entry, weight in static.items()},
+        min(far, 2.0**100),
+        int(j[member].min()),
+        int(j[member].max()),
+        eps > 0,
+    )
+
+
+def _key_scale(x: np.ndarray, y: np.ndarray, name: str) -> float:
+    """r with k1 = 2 j r and k2 = -j^2 r on the members (the keys nearest to the origin)."""
+    candidates = np.flatnonzero((x != 0) & (y < 0))
+    if not candidates.size:
+        raise CertificateError(f"{name}: keys off the parabola k2 = -(k1/2)^2")
+    # On the parabola k1^2 / (-4 k2) = r; below it the quotient is smaller.
+    return float((x[candidates] ** 2 / (-4 * y[candidates])).max())
+
+
+def _require_integers(symbolic: Symbolic, value: Form, layer: int, head: int) -> None:
+    """Running sums are kept as integers, so what is summed must be integers."""
+    name = _name(layer, head)
+    if not is_own(symbolic, value):
+        raise CertificateError(f"{name}: a uniform head's values depend on other tokens")
+    tokens = sample_tokens(symbolic, fields_of(symbolic, (value,)), random=64)
+    sampled = OwnEvaluator(symbolic, tokens).form(value)
+    if (sampled != np.rint(sampled)).any():
+        raise CertificateError(f"{name}: a uniform head's values are not integers")
+
+
+__all__ = ["ONE", "CertificateError", "Heads", "Mean", "Read", "Store", "certify"]

@@ -1,0 +1,214 @@
+"""What every residual coordinate is made of, read off the weights alone.
+
+A transformer is executed once on *forms*: linear combinations of entries, an entry being a
+constant, the token count, a token's field value, a non-linear embedding column, one output of a
+head, or one neuron. Nothing here knows what the network computes.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from wasmjax.circuit.weights import Weights
+
+Form = dict[int, float]
+"""Entry number -> coefficient. Entry 0 is the constant 1."""
+
+ONE, COUNT = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Something computed once per token.
+
+    Attributes:
+      kind: what it is; "wire" is a coordinate that several entries add up to.
+      index: (field,) of a value or column; (layer, head, component); (layer, neuron);
+        (coordinate, version).
+      table: the column of an embedding table.
+      own: whether it depends on the token's own fields alone.
+    """
+
+    kind: Literal["one", "count", "value", "column", "head", "neuron", "wire"]
+    index: tuple[int, ...] = ()
+    table: tuple[float, ...] = ()
+    own: bool = True
+
+
+@dataclasses.dataclass
+class Neuron:
+    """relu(gate) * value with both as forms; `entry` is its output."""
+
+    index: int
+    gate: Form
+    value: Form
+    entry: int
+
+
+@dataclasses.dataclass
+class Layer:
+    """One layer on forms.
+
+    Attributes:
+      q, k, v: head -> pair of forms. before_attention: wires these need, in order.
+      neurons: live neurons. before_ffn: wires that these need.
+    """
+
+    q: dict[int, tuple[Form, Form]]
+    k: dict[int, tuple[Form, Form]]
+    v: dict[int, tuple[Form, Form]]
+    outputs: dict[tuple[int, int], int]
+    neurons: list[Neuron]
+
+
+class Symbolic:
+    """The transformer on forms.
+
+    Attributes:
+      entries: all entries; entries[i] for i in a Form.
+      wires: form of each "wire" entry.
+      layers: per layer, its projections and neurons as forms.
+      logits: per emitted field, the form of every row of its unembedding (as `Readout`).
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.entries: list[Entry] = [Entry("one"), Entry("count")]
+        self.wires: dict[int, Form] = {}
+        self.layers: list[Layer] = []
+        self._wire_of: dict[tuple[int, tuple[tuple[int, float], ...]], int] = {}
+        layers, _, width, _ = weights.shape
+        self._residual: list[Form] = [{} for _ in range(width)]
+        self._embed()
+        for layer in range(layers):
+            self.layers.append(self._layer(layer))
+        self.final = [dict(form) for form in self._residual]
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def row(self, row_D: np.ndarray) -> Form:
+        """The form of a weight row applied to the current residual stream."""
+        out: Form = {}
+        for c in np.flatnonzero(row_D):
+            add(out, self._read(int(c)), float(row_D[c]))
+        return out
+
+    def readout(self, row_D: np.ndarray) -> Form:
+        """`row` on the final residual stream."""
+        return self.row(row_D)
+
+    def _read(self, coordinate: int) -> Form:
+        form = self._residual[coordinate]
+        if sum(entry != ONE for entry in form) < 2:
+            return form
+        # Several entries: summed once, as the residual stream does, and then read as one.
+        key = (coordinate, tuple(sorted(form.items())))
+        if key not in self._wire_of:
+            own = all(self.entries[e].own for e in form)
+            entry = self._new(Entry("wire", (coordinate, len(self._wire_of)), own=own))
+            self._wire_of[key] = entry
+            self.wires[entry] = dict(form)
+        return {self._wire_of[key]: 1.0}
+
+    def _new(self, entry: Entry) -> int:
+        self.entries.append(entry)
+        return len(self.entries) - 1
+
+    # -- execution --------------------------------------------------------------------------
+
+    def _embed(self) -> None:
+        values: dict[int, int] = {}
+        for f, (field, table) in enumerate(
+            zip(self.weights.vocabulary, self.weights.embedding, strict=True)
+        ):
+            number = field.lo + np.arange(field.size, dtype=np.float64)
+            for c in np.flatnonzero(np.any(table != 0, axis=0)):
+                column = table[:, c]
+                form = self._residual[c]
+                if np.all(column == column[0]):
+                    add(form, {ONE: 1.0}, float(column[0]))
+                    continue
+                slope = (column[-1] - column[0]) / (field.size - 1)
+                if np.array_equal(column, slope * number):
+                    entry = values.setdefault(f, -1)
+                    if entry < 0:
+                        entry = values[f] = self._new(Entry("value", (f,)))
+                    add(form, {entry: 1.0}, float(slope))
+                else:
+                    entry = self._new(Entry("column", (f,), tuple(column.tolist())))
+                    add(form, {entry: 1.0}, 1.0)
+        for c in np.flatnonzero(self.weights.position):
+            add(self._residual[c], {COUNT: 1.0}, float(self.weights.position[c]))
+
+    def _layer(self, layer: int) -> Layer:
+        w = self.weights
+        q, k, v = {}, {}, {}
+        outputs: dict[tuple[int, int], int] = {}
+        writes: list[tuple[int, int, float]] = []
+        for head in range(w.w_q.shape[1]):
+            out = w.w_o[layer, :, head, :]
+            used = [c for c in range(2) if np.any(out[:, c]) and np.any(w.w_v[layer, head, c])]
+            if not used:
+                continue
+            q[head] = (self.row(w.w_q[layer, head, 0]), self.row(w.w_q[layer, head, 1]))
+            k[head] = (self.row(w.w_k[layer, head, 0]), self.row(w.w_k[layer, head, 1]))
+            v[head] = (self.row(w.w_v[layer, head, 0]), self.row(w.w_v[layer, head, 1]))
+            for component in used:
+                entry = self._new(Entry("head", (layer, head, component), own=False))
+                outputs[head, component] = entry
+                for c in np.flatnonzero(out[:, component]):
+                    writes.append((int(c), entry, float(out[c, component])))
+        for c, entry, weight in writes:
+            add(self._residual[c], {entry: 1.0}, weight)
+        return Layer(q, k, v, outputs, self._neurons(layer))
+
+    def _neurons(self, layer: int) -> list[Neuron]:
+        w = self.weights
+        neurons: list[Neuron] = []
+        writes: list[tuple[int, Form, float]] = []
+        for index in range(w.w_gate.shape[1]):
+            out = w.w_out[layer, :, index]
+            targets = np.flatnonzero(out)
+            if not targets.size:
+                continue
+            gate = self.row(w.w_gate[layer, index])
+            if all(entry == ONE for entry in gate):
+                # A constant gate makes the neuron linear: no neuron is needed for it.
+                scale = max(gate.get(ONE, 0.0), 0.0)
+                form = self._stale_or_row(w.w_in[layer, index])
+                writes += [(int(c), form, scale * float(out[c])) for c in targets]
+                continue
+            value = self.row(w.w_in[layer, index])
+            own = all(self.entries[e].own for e in (*gate, *value)) and COUNT not in value
+            entry = self._new(Entry("neuron", (layer, index), own=own and COUNT not in gate))
+            neurons.append(Neuron(index, gate, value, entry))
+            writes += [(int(c), {entry: 1.0}, float(out[c])) for c in targets]
+        for c, form, weight in writes:
+            add(self._residual[c], form, weight)
+        return neurons
+
+    def _stale_or_row(self, row_D: np.ndarray) -> Form:
+        """A linear neuron's value; a plain copy of one coordinate stays a sum of its entries,
+        so that subtracting a stale coordinate leaves exactly nothing."""
+        (c, *more) = np.flatnonzero(row_D).tolist() or [None]
+        if c is not None and not more:
+            return {e: weight * float(row_D[c]) for e, weight in self._residual[c].items()}
+        return self.row(row_D)
+
+
+def add(form: Form, other: Form, weight: float) -> None:
+    """form += weight * other; terms that cancel disappear."""
+    for entry, coefficient in other.items():
+        value = form.get(entry, 0.0) + weight * coefficient
+        if value:
+            form[entry] = value
+        else:
+            form.pop(entry, None)
+
+
+def constant(form: Form) -> float | None:
+    """The value of a constant form, else None."""
+    if all(entry == ONE for entry in form):
+        return form.get(ONE, 0.0)
+    return None
