@@ -147,7 +147,10 @@ class Oracle:
         self._n_templates = 0
         self._last: _Record | np.ndarray | None = None
         self._slot_limit = config.digit ** min(2, config.address_digits)
-        self._store_limit = config.memory_pages * _PAGE
+        digits = [self._fields[self._column[f"a{k}"]].hi for k in range(config.address_digits)]
+        self._store_limit = min(
+            config.memory_pages * _PAGE, 1 + sum(hi << 8 * k for k, hi in enumerate(digits))
+        )
         self._node = self._node_at((0,) * config.ip_digits)
 
     # --- what a caller sees ---
