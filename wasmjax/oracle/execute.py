@@ -165,7 +165,7 @@ class Oracle:
           OracleError: if the shape is wrong, a value lies outside its field, or an address
             outside the memory (which leaves the tokens before it written).
         """
-        tokens = np.asarray(tokens_NxF)
+        tokens = np.array(tokens_NxF)  # a copy: code rows are kept
         if tokens.ndim != 2 or tokens.shape[1] != len(self._fields):
             raise OracleError(f"tokens must be [N, {len(self._fields)}], not {tokens.shape}")
         if not len(tokens):
