@@ -1,27 +1,17 @@
-"""What one decode step computes, in order: the live part of a certified transformer.
+"""What one decode step computes, in order: the live part of a transformer on forms.
 
-Everything here is derived from the weights (`Symbolic`, `Heads`); the plan says which forms are
-summed when, and which entries they make. It holds no arrays of a device.
+Everything here is derived from the weights (`Symbolic`) and from the rows that a cache asks for;
+the plan says which forms are summed when, and which entries they make. It holds no device arrays.
 """
 
 import dataclasses
 
-import numpy as np
+from wasmjax.cache import Cache
+from wasmjax.model.readout import Readout, readouts
+from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
-from wasmjax.engine.heads import Heads
-from wasmjax.engine.own import is_own
-from wasmjax.engine.readout import Readout, readouts
-from wasmjax.engine.symbolic import ONE, Form, Neuron, Symbolic
-
-
-@dataclasses.dataclass(frozen=True)
-class Insert:
-    """A store that the current token may write: positions of its rows in the layer's rows."""
-
-    store: int
-    key: Form
-    member: Form
-    columns: tuple[Form, ...]
+Level = list[tuple[int, Form]]
+"""Wires (entry, form) that do not need each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +19,15 @@ class LayerPlan:
     """One layer of a decode step.
 
     Attributes:
-      wires: sums needed by the attention, in levels (a level only needs earlier ones).
-      means: (form, entry) of running sums; inserts; reads (indices into Heads.reads).
-      ffn_wires: sums needed by the neurons, in levels. neurons: live neurons.
+      wires: sums that the projections need, by dependency level. rows: the projections.
+      outputs: entries that attention makes.
+      ffn_wires: sums that the neurons need. neurons: live neurons.
     """
 
-    wires: list[list[tuple[int, Form]]]
-    means: list[tuple[Form, int]]
-    inserts: list[Insert]
-    reads: list[int]
-    ffn_wires: list[list[tuple[int, Form]]]
+    wires: list[Level]
+    rows: list[Form]
+    outputs: list[int]
+    ffn_wires: list[Level]
     neurons: list[Neuron]
 
 
@@ -47,44 +36,83 @@ class Plan:
     """A decode step.
 
     Attributes:
-      inputs: entries taken from the token: ("value" or "column" of an emitted field) or count.
-      layers: in order. final_wires: sums needed by the readouts and the write guards.
+      inputs: entries taken from the token (values and columns of its fields) and its count.
+      layers: in order. final_wires: sums that the readouts need.
       readouts: one per emitted field, in field order.
-      guards: member forms of stores that generated tokens must not write.
     """
 
     inputs: list[int]
     layers: list[LayerPlan]
-    final_wires: list[list[tuple[int, Form]]]
+    final_wires: list[Level]
     readouts: list[Readout]
-    guards: list[tuple[int, Form]]
 
     def count_terms(self) -> int:
-        """Weighted terms per step, the packed step's non-zeros."""
+        """Weighted terms per step: the packed step's non-zeros."""
         forms: list[Form] = [readout.form for readout in self.readouts]
-        forms += [form for _, form in self.guards]
-        for level in self.final_wires:
-            forms += [form for _, form in level]
+        levels = [*self.final_wires]
         for layer in self.layers:
-            for levels in (layer.wires, layer.ffn_wires):
-                forms += [form for level in levels for _, form in level]
-            forms += [form for form, _ in layer.means]
-            for insert in layer.inserts:
-                forms += [insert.key, insert.member, *insert.columns]
+            levels += [*layer.wires, *layer.ffn_wires]
+            forms += layer.rows
             forms += [f for neuron in layer.neurons for f in (neuron.gate, neuron.value)]
-        return sum(sum(entry != ONE for entry in form) for form in forms)
+        forms += [form for level in levels for _, form in level]
+        return sum(terms(form) for form in forms)
 
 
-def build_plan(symbolic: Symbolic, heads: Heads) -> Plan:
-    """The decode step of generated tokens, whose never-emitted fields are 0."""
-    return _Planner(symbolic, heads).build()
+def terms(form: Form) -> int:
+    """Number of terms besides the constant."""
+    return len(form) - (ONE in form)
+
+
+def build_plan(symbolic: Symbolic, cache: Cache, generated_only: bool) -> Plan:
+    """The step of a transformer with a cache.
+
+    Args:
+      generated_only: the step sees generated tokens only, whose never-emitted fields are 0.
+    """
+    planner = _Planner(symbolic, _known_entries(symbolic) if generated_only else {})
+    return planner.build(cache)
 
 
 class _Planner:
-    def __init__(self, symbolic: Symbolic, heads: Heads) -> None:
-        self.symbolic, self.heads = symbolic, heads
-        self.known = _known_entries(symbolic)
+    def __init__(self, symbolic: Symbolic, known: dict[int, float]) -> None:
+        self.symbolic, self.known = symbolic, known
         self.needed: set[int] = set()
+        self.done: set[int] = set()
+
+    def build(self, cache: Cache) -> Plan:
+        symbolic = self.symbolic
+        outs = [
+            dataclasses.replace(readout, form=self.simplify(readout.form))
+            for readout in readouts(symbolic)
+        ]
+        self.want(*(readout.form for readout in outs))
+        count = range(len(symbolic.layers))
+        rows = [
+            [self.simplify(symbolic.projection(row)) for row in cache.rows(layer)]
+            for layer in count
+        ]
+        neurons: list[list[Neuron]] = [[] for _ in count]
+        for layer in reversed(count):
+            neurons[layer] = [
+                dataclasses.replace(n, gate=self.simplify(n.gate), value=self.simplify(n.value))
+                for n in symbolic.layers[layer].neurons
+                if n.entry in self.needed
+            ]
+            self.want(*(form for n in neurons[layer] for form in (n.gate, n.value)))
+            self.want(*rows[layer])
+        layers = []
+        for layer in count:
+            wires = self.levels(rows[layer])
+            gates_and_values = [form for n in neurons[layer] for form in (n.gate, n.value)]
+            ffn_wires = self.levels(gates_and_values)
+            layers.append(
+                LayerPlan(wires, rows[layer], cache.outputs(layer), ffn_wires, neurons[layer])
+            )
+        final = self.levels([readout.form for readout in outs])
+        inputs = sorted(
+            e for e in self.needed if symbolic.entries[e].kind in ("value", "column", "count")
+        )
+        return Plan(inputs, layers, final, outs)
 
     def simplify(self, form: Form) -> Form:
         """Replaces entries of never-emitted fields by their constant."""
@@ -96,73 +124,6 @@ class _Planner:
                 out[entry] = out.get(entry, 0.0) + weight
         return {entry: weight for entry, weight in out.items() if weight}
 
-    def build(self) -> Plan:
-        symbolic, heads = self.symbolic, self.heads
-        outs = [
-            dataclasses.replace(readout, form=self.simplify(readout.form))
-            for readout in readouts(symbolic)
-        ]
-        guards = [
-            (number, self.simplify(store.member))
-            for number, store in enumerate(heads.stores)
-            if not store.rewritable
-        ]
-        self.want(*(readout.form for readout in outs), *(form for _, form in guards))
-        reads_at: dict[int, list[int]] = {}
-        neurons_at: dict[int, list[Neuron]] = {}
-        first_read: dict[int, int] = {}
-        for l in reversed(range(len(symbolic.layers))):  # noqa: E741
-            live = [n for n in symbolic.layers[l].neurons if n.entry in self.needed]
-            neurons_at[l] = [
-                dataclasses.replace(n, gate=self.simplify(n.gate), value=self.simplify(n.value))
-                for n in live
-            ]
-            self.want(*(f for n in neurons_at[l] for f in (n.gate, n.value)))
-            reads_at[l] = []
-            for number, read in enumerate(heads.reads):
-                if read.layer == l and any(entry in self.needed for entry in read.entries):
-                    reads_at[l].append(number)
-                    first_read[read.store] = l
-                    store = heads.stores[read.store]
-                    forms = (store.key, store.member, *store.columns)
-                    if store.rewritable:
-                        self.want(*map(self.simplify, forms))
-                    self.want(read.query)
-            for mean in heads.means:
-                if mean.layer == l and mean.entry in self.needed:
-                    self.want(self.simplify(mean.value))
-        done: set[int] = set()
-        layers = []
-        for l in range(len(symbolic.layers)):  # noqa: E741
-            inserts = [
-                Insert(
-                    number,
-                    self.simplify(store.key),
-                    self.simplify(store.member),
-                    tuple(map(self.simplify, store.columns)),
-                )
-                for number, store in enumerate(heads.stores)
-                if store.rewritable and first_read.get(number) == l
-            ]
-            means = [
-                (self.simplify(mean.value), mean.entry)
-                for mean in heads.means
-                if mean.layer == l and mean.entry in self.needed
-            ]
-            forms = [heads.reads[number].query for number in reads_at[l]]
-            forms += [form for form, _ in means]
-            for insert in inserts:
-                forms += [insert.key, insert.member, *insert.columns]
-            wires = self.levels(forms, done)
-            neurons = neurons_at[l]
-            ffn_wires = self.levels([f for n in neurons for f in (n.gate, n.value)], done)
-            layers.append(LayerPlan(wires, means, inserts, reads_at[l], ffn_wires, neurons))
-        final = self.levels([r.form for r in outs] + [form for _, form in guards], done)
-        inputs = sorted(
-            e for e in self.needed if symbolic.entries[e].kind in ("value", "column", "count")
-        )
-        return Plan(inputs, layers, final, outs, guards)
-
     def want(self, *forms: Form) -> None:
         for form in forms:
             for entry in form:
@@ -171,12 +132,12 @@ class _Planner:
                     if self.symbolic.entries[entry].kind == "wire":
                         self.want(self.simplify(self.symbolic.wires[entry]))
 
-    def levels(self, forms: list[Form], done: set[int]) -> list[list[tuple[int, Form]]]:
+    def levels(self, forms: list[Form]) -> list[Level]:
         """Wires that `forms` need and that are not summed yet, by dependency level."""
         level_of: dict[int, int] = {}
 
         def visit(entry: int) -> int:
-            if self.symbolic.entries[entry].kind != "wire" or entry in done:
+            if self.symbolic.entries[entry].kind != "wire" or entry in self.done:
                 return -1
             if entry not in level_of:
                 form = self.simplify(self.symbolic.wires[entry])
@@ -186,10 +147,10 @@ class _Planner:
         for form in forms:
             for entry in form:
                 visit(entry)
-        out: list[list[tuple[int, Form]]] = [[] for _ in range(max(level_of.values(), default=-1) + 1)]
+        out: list[Level] = [[] for _ in range(max(level_of.values(), default=-1) + 1)]
         for entry, level in sorted(level_of.items()):
             out[level].append((entry, self.simplify(self.symbolic.wires[entry])))
-        done |= set(level_of)
+        self.done |= set(level_of)
         return out
 
 
@@ -199,25 +160,6 @@ def _known_entries(symbolic: Symbolic) -> dict[int, float]:
     vocabulary = symbolic.weights.vocabulary
     for number, entry in enumerate(symbolic.entries):
         if entry.kind in ("value", "column") and not vocabulary[entry.index[0]].emitted:
-            value = 0.0 if entry.kind == "value" else entry.table[-vocabulary[entry.index[0]].lo]
-            known[number] = value
+            zero = -vocabulary[entry.index[0]].lo
+            known[number] = 0.0 if entry.kind == "value" else entry.table[zero]
     return known
-
-
-def static_columns(symbolic: Symbolic, forms: tuple[Form, ...]) -> bool:
-    """Whether forms depend on own fields alone (a helper for assertions)."""
-    return all(is_own(symbolic, form) for form in forms)
-
-
-def form_arrays(forms: list[Form], position: dict[int, int]) -> tuple[np.ndarray, ...]:
-    """Padded [n, k] positions and weights plus [n] constants of forms of k terms or fewer."""
-    width = max((sum(e != ONE for e in form) for form in forms), default=0)
-    index = np.zeros((len(forms), width), np.int32)
-    weight = np.zeros((len(forms), width))
-    const = np.zeros(len(forms))
-    for i, form in enumerate(forms):
-        const[i] = form.get(ONE, 0.0)
-        terms = [(position[e], w) for e, w in form.items() if e != ONE]
-        for j, (p, w) in enumerate(sorted(terms)):
-            index[i, j], weight[i, j] = p, w
-    return index, weight, const

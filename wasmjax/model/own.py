@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from wasmjax.engine.symbolic import COUNT, ONE, Form, Symbolic
+from wasmjax.model.symbolic import COUNT, ONE, Form, Symbolic
 
 
 class OwnEvaluator:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from wasmjax.engine.symbolic import Form, Symbolic
+from wasmjax.model.symbolic import Form, Symbolic
 
 
 class ReadoutError(ValueError):

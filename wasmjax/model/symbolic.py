@@ -36,6 +36,17 @@ class Entry:
     own: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a projection, w_q, w_k or w_v [layer, head, component], times a factor."""
+
+    matrix: Literal["q", "k", "v"]
+    layer: int
+    head: int
+    component: int
+    factor: float = 1.0
+
+
 @dataclasses.dataclass
 class Neuron:
     """relu(gate) * value with both as forms; `entry` is its output."""
@@ -51,8 +62,8 @@ class Layer:
     """One layer on forms.
 
     Attributes:
-      q, k, v: head -> pair of forms. before_attention: wires these need, in order.
-      neurons: live neurons. before_ffn: wires that these need.
+      q, k, v: live head -> forms of its two components.
+      outputs: (head, component) -> entry. neurons: live neurons.
     """
 
     q: dict[int, tuple[Form, Form]]
@@ -69,7 +80,6 @@ class Symbolic:
       entries: all entries; entries[i] for i in a Form.
       wires: form of each "wire" entry.
       layers: per layer, its projections and neurons as forms.
-      logits: per emitted field, the form of every row of its unembedding (as `Readout`).
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -83,20 +93,22 @@ class Symbolic:
         self._embed()
         for layer in range(layers):
             self.layers.append(self._layer(layer))
-        self.final = [dict(form) for form in self._residual]
 
     # -- reading ----------------------------------------------------------------------------
 
     def row(self, row_D: np.ndarray) -> Form:
-        """The form of a weight row applied to the current residual stream."""
+        """The form of a weight row on the residual stream (in the end: the final one)."""
         out: Form = {}
         for c in np.flatnonzero(row_D):
             add(out, self._read(int(c)), float(row_D[c]))
         return out
 
-    def readout(self, row_D: np.ndarray) -> Form:
-        """`row` on the final residual stream."""
-        return self.row(row_D)
+    def projection(self, row: Row) -> Form:
+        """The form of a projection's row, as its layer reads the residual stream."""
+        layer = self.layers[row.layer]
+        heads = {"q": layer.q, "k": layer.k, "v": layer.v}[row.matrix]
+        form = heads[row.head][row.component]
+        return {entry: weight * row.factor for entry, weight in form.items()}
 
     def _read(self, coordinate: int) -> Form:
         form = self._residual[coordinate]

@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from wasmjax.engine.own import OwnEvaluator, fields_of, is_own, sample_tokens
-from wasmjax.engine.symbolic import COUNT, ONE, Form, Symbolic, constant
+from wasmjax.model.own import OwnEvaluator, fields_of, is_own, sample_tokens
+from wasmjax.model.symbolic import COUNT, Form, Row, Symbolic, constant
 
 
 class CertificateError(ValueError):
@@ -23,19 +23,19 @@ class Store:
     """One address space: all heads with the same keys.
 
     Attributes:
-      key: form of the address j. member: form that exceeds `-far / 2` on members only.
+      key: row whose value is the address j. member: row that exceeds `-far / 2` on members only.
       lo, hi: bounds of member addresses seen on the key's fields.
       rewritable: whether the keys carry a recency term, so that addresses may be written again.
-      columns: forms of the distinct values that are read.
+      columns: rows of the distinct values that are read.
     """
 
-    key: Form
-    member: Form
+    key: Row
+    member: Row
     far: float
     lo: int
     hi: int
     rewritable: bool
-    columns: tuple[Form, ...]
+    columns: tuple[Row, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Read:
 
     layer: int
     store: int
-    query: Form
+    query: Row
     columns: tuple[int, ...]
     entries: tuple[int, ...]
 
@@ -54,7 +54,7 @@ class Mean:
     """A component of a uniform head: the mean of `value` over all tokens, into an entry."""
 
     layer: int
-    value: Form
+    value: Row
     entry: int
 
 
@@ -74,13 +74,13 @@ def certify(symbolic: Symbolic) -> Heads:
       CertificateError: naming the layer and head that is neither uniform nor indexable.
     """
     means: list[Mean] = []
-    reads: dict[tuple, list[tuple[Form, int]]] = {}
+    reads: dict[tuple, list[tuple[Row, int]]] = {}
     heads_of: dict[tuple, tuple[int, int]] = {}
     for l, layer in enumerate(symbolic.layers):  # noqa: E741
         for (head, component), entry in layer.outputs.items():
-            value = layer.v[head][component]
+            value = Row("v", l, head, component)
             if not any(layer.q[head]) or not any(layer.k[head]):
-                _require_integers(symbolic, value, l, head)
+                _require_integers(symbolic, value)
                 means.append(Mean(l, value, entry))
                 continue
             key = (l, _frozen(*layer.q[head]), _frozen(*layer.k[head]))
@@ -96,27 +96,31 @@ def certify(symbolic: Symbolic) -> Heads:
             stores.append(_certify_keys(symbolic, l, head))
         number = by_key[key[2]]
         query = _normalised_query(symbolic, l, head)
-        columns = [stores[number].column(symbolic, value, l, head) for value, _ in values]
+        columns = [stores[number].column(symbolic, value) for value, _ in values]
         out.append(Read(l, number, query, tuple(columns), tuple(entry for _, entry in values)))
     return Heads(tuple(store.build() for store in stores), tuple(out), tuple(means))
 
 
 @dataclasses.dataclass
 class _StoreBuilder:
-    key: Form
-    member: Form
+    key: Row
+    member: Row
     far: float
     lo: int
     hi: int
     rewritable: bool
-    columns: list[Form] = dataclasses.field(default_factory=list)
+    columns: list[Row] = dataclasses.field(default_factory=list)
+    forms: list[Form] = dataclasses.field(default_factory=list)
 
-    def column(self, symbolic: Symbolic, value: Form, layer: int, head: int) -> int:
-        if not is_own(symbolic, value):
-            raise CertificateError(f"{_name(layer, head)}: its values depend on other tokens")
-        if value not in self.columns:
+    def column(self, symbolic: Symbolic, value: Row) -> int:
+        form = symbolic.projection(value)
+        if not is_own(symbolic, form):
+            name = _name(value.layer, value.head)
+            raise CertificateError(f"{name}: its values depend on other tokens")
+        if form not in self.forms:
+            self.forms.append(form)
             self.columns.append(value)
-        return self.columns.index(value)
+        return self.forms.index(form)
 
     def build(self) -> Store:
         columns = tuple(self.columns)
@@ -133,14 +137,13 @@ def _frozen(*forms: Form) -> tuple:
     return tuple(tuple(sorted(form.items())) for form in forms)
 
 
-def _normalised_query(symbolic: Symbolic, layer: int, head: int) -> Form:
-    first, second = symbolic.layers[layer].q[head]
-    scale = constant(second)
+def _normalised_query(symbolic: Symbolic, layer: int, head: int) -> Row:
+    scale = constant(symbolic.layers[layer].q[head][1])
     if not scale or scale < 0:
         raise CertificateError(
             f"{_name(layer, head)}: the second query component is not a positive constant"
         )
-    return {entry: weight / scale for entry, weight in first.items()}
+    return Row("q", layer, head, 0, 1 / scale)
 
 
 def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
@@ -171,8 +174,8 @@ def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
     if eps / scale > 2.0**-10:
         raise CertificateError(f"{name}: the recency term outweighs a distance of 1")
     return _StoreBuilder(
-        {entry: weight / (2 * scale) for entry, weight in k1.items()},
-        {entry: weight / scale for entry, weight in static.items()},
+        Row("k", layer, head, 0, 1 / (2 * scale)),
+        Row("k", layer, head, 1, 1 / scale),
         min(far, 2.0**100),
         int(j[member].min()),
         int(j[member].max()),
@@ -189,15 +192,14 @@ def _key_scale(x: np.ndarray, y: np.ndarray, name: str) -> float:
     return float((x[candidates] ** 2 / (-4 * y[candidates])).max())
 
 
-def _require_integers(symbolic: Symbolic, value: Form, layer: int, head: int) -> None:
+def _require_integers(symbolic: Symbolic, value: Row) -> None:
     """Running sums are kept as integers, so what is summed must be integers."""
-    name = _name(layer, head)
-    if not is_own(symbolic, value):
+    name = _name(value.layer, value.head)
+    form = symbolic.projection(value)
+    if not is_own(symbolic, form):
         raise CertificateError(f"{name}: a uniform head's values depend on other tokens")
-    tokens = sample_tokens(symbolic, fields_of(symbolic, (value,)), random=64)
-    sampled = OwnEvaluator(symbolic, tokens).form(value)
+    tokens = sample_tokens(symbolic, fields_of(symbolic, (form,)), random=64)
+    sampled = OwnEvaluator(symbolic, tokens).form(form)
     if (sampled != np.rint(sampled)).any():
         raise CertificateError(f"{name}: a uniform head's values are not integers")
 
-
-__all__ = ["ONE", "CertificateError", "Heads", "Mean", "Read", "Store", "certify"]

@@ -1,0 +1,353 @@
+"""The indexed KV cache: one row per integer address, O(1) to write and to ask.
+
+A certified head group (wasmjax.model.heads) asks for the value of the nearest key, the latest
+among equals. Its keys are integers on a parabola, so that is row `round(q)` of a table; queries
+beyond the written addresses clip to the nearest one. Addresses inside that range that were never
+written answer with the row of the first token (BOS). Uniform heads are integer running sums.
+
+Shapes: S stores, C columns of a store, E outputs of a layer.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wasmjax.model.heads import Heads
+from wasmjax.model.own import OwnEvaluator
+from wasmjax.model.symbolic import Row, Symbolic
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class IndexedState:
+    """Contents of the cache.
+
+    Attributes:
+      written: per family of rewritable stores, [stores, capacity + 1, C]; the last row is a dummy.
+      static: per family of write-once stores, likewise; never written while decoding.
+      seen: [S, 2] int32, lowest and highest written address of every store.
+      sums: [M] int32, running sums of the uniform heads.
+      need: [S] int32, rows that a refused write would have needed (0: none refused).
+      violation: int32, 1 + the write-once store that a generated token tried to write.
+    """
+
+    written: tuple[jax.Array, ...]
+    static: tuple[jax.Array, ...]
+    seen: jax.Array
+    sums: jax.Array
+    need: jax.Array
+    violation: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a store lives: number of its family and its position in it."""
+
+    rewritable: bool
+    family: int
+    position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _LayerReads:
+    """Reads of one layer from one family, as flat element positions.
+
+    Output e of the layer comes from query `query[e]` of store `store[e]`, column `column[e]`.
+    """
+
+    place: _Place
+    query: np.ndarray
+    store: np.ndarray
+    position: np.ndarray
+    column: np.ndarray
+
+
+class IndexedCache:
+    """The layout of an indexed cache for certified heads. Immutable; holds no contents."""
+
+    name = "indexed"
+    x64 = False
+
+    def __init__(self, symbolic: Symbolic, heads: Heads) -> None:
+        self.symbolic, self.heads = symbolic, heads
+        self.layers = len(symbolic.layers)
+        self._first = {}
+        for read in heads.reads:
+            self._first[read.store] = min(read.layer, self._first.get(read.store, self.layers))
+        self._families: dict[bool, list[list[int]]] = {True: [], False: []}
+        self.places: list[_Place] = []
+        keys: dict[tuple, int] = {}
+        for number, store in enumerate(heads.stores):
+            # Rewritable stores that are written together share one array.
+            key = (store.rewritable, self._first[number], len(store.columns), store.lo)
+            families = self._families[store.rewritable]
+            if key not in keys or not store.rewritable:
+                keys[key] = len(families)
+                families.append([])
+            family = keys[key]
+            self.places.append(_Place(store.rewritable, family, len(families[family])))
+            families[family].append(number)
+
+    # -- what the engine projects ---------------------------------------------------------
+
+    def rows(self, layer: int) -> list[Row]:
+        """Rows of the projections that `attend` takes, in order."""
+        out = [read.query for read in self._reads(layer)]
+        out += [mean.value for mean in self._means(layer)]
+        for number in self._inserts(layer):
+            store = self.heads.stores[number]
+            out += [store.key, store.member, *store.columns]
+        out += [self.heads.stores[number].member for number in self._guards(layer)]
+        return out
+
+    def outputs(self, layer: int) -> list[int]:
+        """Entries (wasmjax.model.symbolic) of what `attend` returns, in order."""
+        out = [e for reads in self._grouped(layer) for e in reads[1]]
+        return out + [mean.entry for mean in self._means(layer)]
+
+    # -- execution ------------------------------------------------------------------------
+
+    def attend(
+        self,
+        layer: int,
+        state: IndexedState,
+        y: jax.Array,
+        count: jax.Array,
+        active: jax.Array,
+    ) -> tuple[jax.Array, IndexedState]:
+        """Writes the current token's keys and values, then answers its queries.
+
+        Args:
+          y: [len(rows)] projections. count: tokens so far, this one included.
+          active: whether the token counts; else nothing is written.
+        """
+        reads, means = self._reads(layer), self._means(layer)
+        queries = y[: len(reads)]
+        values = y[len(reads) : len(reads) + len(means)]
+        rest = y[len(reads) + len(means) :]
+        state, rest = self._write(layer, state, rest, active)
+        state = self._guard(layer, state, rest, active)
+        out = []
+        integer = jnp.round(queries).astype(jnp.int32)
+        for plan, _ in self._grouped(layer):
+            array = (state.written if plan.place.rewritable else state.static)[plan.place.family]
+            capacity, columns = array.shape[1] - 1, array.shape[2]
+            lo = self.heads.stores[plan.store[0]].lo
+            at = jnp.clip(
+                integer[plan.query], state.seen[plan.store, 0], state.seen[plan.store, 1]
+            )
+            row = jnp.clip(at - lo, 0, capacity - 1) + plan.position * (capacity + 1)
+            flat = array.reshape(-1)
+            out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))
+        if means:
+            ids = [self.heads.means.index(mean) for mean in means]
+            # Exact integers; the mean itself is what attention returns.
+            increments = jnp.round(values).astype(jnp.int32) * active
+            sums = state.sums.at[np.array(ids)].add(increments)
+            state = dataclasses.replace(state, sums=sums)
+            out.append(sums[np.array(ids)].astype(y.dtype) / count.astype(y.dtype))
+        return jnp.concatenate(out) if out else jnp.zeros((0,), y.dtype), state
+
+    def _write(
+        self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
+    ) -> tuple[IndexedState, jax.Array]:
+        inserts = self._inserts(layer)
+        written, seen, need = list(state.written), state.seen, state.need
+        for number in inserts:
+            store, place = self.heads.stores[number], self.places[number]
+            array = written[place.family]
+            capacity, columns = array.shape[1] - 1, array.shape[2]
+            address = jnp.round(y[0]).astype(jnp.int32)
+            member = (y[1] > -store.far / 2) & active
+            row = address - store.lo
+            fits = row < capacity
+            target = jnp.where(member & fits, row, capacity)
+            values = y[2 : 2 + columns].astype(array.dtype)
+            written[place.family] = jax.lax.dynamic_update_slice(
+                array, values[None, None, :], (place.position, target, 0)
+            )
+            low = jnp.where(member, address, seen[number, 0])
+            high = jnp.where(member, address, seen[number, 1])
+            seen = seen.at[number, 0].min(low).at[number, 1].max(high)
+            need = need.at[number].set(jnp.where(member & ~fits, row + 1, 0))
+            y = y[2 + columns :]
+        return dataclasses.replace(state, written=tuple(written), seen=seen, need=need), y
+
+    def _guard(
+        self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
+    ) -> IndexedState:
+        guards = self._guards(layer)
+        if not guards:
+            return state
+        far = np.array([self.heads.stores[number].far for number in guards])
+        member = (y[: len(guards)] > -far / 2) & active
+        which = jnp.max(jnp.where(member, 1 + np.array(guards, np.int32), 0))
+        return dataclasses.replace(state, violation=jnp.maximum(state.violation, which))
+
+    def commit(self, old: IndexedState, new: IndexedState, ok: jax.Array) -> IndexedState:
+        """`new` if the token was accepted; else what is left of `old` (rows written meanwhile
+        are written again when the token is repeated)."""
+        return dataclasses.replace(
+            new,
+            seen=jnp.where(ok, new.seen, old.seen),
+            sums=jnp.where(ok, new.sums, old.sums),
+        )
+
+    def full(self, state: IndexedState) -> jax.Array:
+        """Whether the last token did not fit."""
+        return jnp.any(state.need > 0)
+
+    # -- prefill --------------------------------------------------------------------------
+
+    def prefill(
+        self,
+        state: IndexedState | None,
+        tokens_NxF: np.ndarray,
+        first_count: int,
+        capacities: Sequence[int],
+    ) -> IndexedState:
+        """The state after tokens (keys and values depend on their own fields alone).
+
+        Args:
+          state: what was there before; None: nothing.
+          first_count: count of the first token. capacities: least rows of every store.
+
+        Raises:
+          ValueError: if an address is below its space.
+        """
+        values = OwnEvaluator(self.symbolic, tokens_NxF, first_count)
+        form = self.symbolic.projection
+        contents = self._host(state, capacities)
+        if state is None:
+            seen = np.array([[2**30, -(2**30)]] * len(self.places), np.int32)
+            sums = np.zeros(len(self.heads.means), np.int64)
+        else:
+            seen, sums = np.array(state.seen), np.array(state.sums, np.int64)
+        for number, (store, place) in enumerate(zip(self.heads.stores, self.places, strict=True)):
+            member = np.flatnonzero(values.form(form(store.member)) > -store.far / 2)
+            if state is not None and not store.rewritable and member.size:
+                contents = self._owned(contents, place)
+            address = values.form(form(store.key))[member]
+            rows = np.rint(address).astype(np.int64) - store.lo
+            if not member.size:
+                continue
+            if rows.min() < 0:
+                raise ValueError(f"an address lies below the first address of store {number}")
+            data = np.stack([values.form(form(column))[member] for column in store.columns], 1)
+            array = contents[place.rewritable][place.family]
+            if rows.max() >= array.shape[1] - 1:
+                array = _grown(array, int(rows.max()) + 1)
+                contents[place.rewritable][place.family] = array
+            if state is None and member[0] == 0 and rows[0] == 0:
+                array[place.position, :] = data[0]  # what an unwritten address answers
+            # NumPy assignment in order: of equal addresses the latest stays.
+            array[place.position, rows] = data
+            seen[number, 0] = min(seen[number, 0], address.min())
+            seen[number, 1] = max(seen[number, 1], address.max())
+        for m, mean in enumerate(self.heads.means):
+            sums[m] += np.rint(values.form(form(mean.value))).astype(np.int64).sum()
+        return IndexedState(
+            tuple(jnp.asarray(array) for array in contents[True]),
+            tuple(jnp.asarray(array) for array in contents[False]),
+            jnp.asarray(seen, jnp.int32),
+            jnp.asarray(sums, jnp.int32),
+            jnp.zeros(len(self.places), jnp.int32),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def grow(self, state: IndexedState, least: Sequence[int]) -> IndexedState:
+        """The same contents with at least `least` rows per store."""
+        contents = self._host(state, least)
+        return dataclasses.replace(
+            state, written=tuple(jnp.asarray(array) for array in contents[True])
+        )
+
+    def capacities(self, state: IndexedState) -> list[int]:
+        """Rows of every store."""
+        return [
+            (state.written if place.rewritable else state.static)[place.family].shape[1] - 1
+            for place in self.places
+        ]
+
+    def _host(
+        self, state: IndexedState | None, capacities: Sequence[int]
+    ) -> dict[bool, list[np.ndarray]]:
+        """Writable host copies with at least `capacities` rows (powers of two)."""
+        out: dict[bool, list[np.ndarray]] = {}
+        for rewritable, families in self._families.items():
+            arrays = []
+            for number, family in enumerate(families):
+                columns = len(self.heads.stores[family[0]].columns)
+                least = max(capacities[store] for store in family)
+                if state is None:
+                    array = np.zeros((len(family), _bucket(least) + 1, columns), np.float32)
+                else:
+                    source = state.written if rewritable else state.static
+                    array = np.array(source[number])
+                    if array.shape[1] - 1 < least:
+                        array = _grown(array, least)
+                arrays.append(array)
+            out[rewritable] = arrays
+        return out
+
+    # -- layout ---------------------------------------------------------------------------
+
+    def _owned(self, contents: dict, place: _Place) -> dict:
+        return contents
+
+    def _reads(self, layer: int) -> list:
+        return [read for read in self.heads.reads if read.layer == layer]
+
+    def _means(self, layer: int) -> list:
+        return [mean for mean in self.heads.means if mean.layer == layer]
+
+    def _inserts(self, layer: int) -> list[int]:
+        stores = enumerate(self.heads.stores)
+        return [n for n, s in stores if s.rewritable and self._first[n] == layer]
+
+    def _guards(self, layer: int) -> list[int]:
+        stores = enumerate(self.heads.stores)
+        return [n for n, s in stores if not s.rewritable and self._first[n] == layer]
+
+    def _grouped(self, layer: int) -> list[tuple[_LayerReads, list[int]]]:
+        """Reads of a layer by family, with the entries they make."""
+        groups: dict[tuple[bool, int], list[tuple[int, int, int, int]]] = {}
+        for q, read in enumerate(self._reads(layer)):
+            place = self.places[read.store]
+            for column, entry in zip(read.columns, read.entries, strict=True):
+                group = groups.setdefault((place.rewritable, place.family), [])
+                group.append((q, read.store, column, entry))
+        out = []
+        for items in groups.values():
+            query, store, column, entries = zip(*items, strict=True)
+            place = self.places[store[0]]
+            position = np.array([self.places[s].position for s in store], np.int32)
+            out.append(
+                (
+                    _LayerReads(
+                        place,
+                        np.array(query),
+                        np.array(store),
+                        position,
+                        np.array(column, np.int32),
+                    ),
+                    list(entries),
+                )
+            )
+        return out
+
+
+def _bucket(rows: int) -> int:
+    return max(16, 1 << (rows - 1).bit_length())
+
+
+def _grown(array: np.ndarray, least: int) -> np.ndarray:
+    """A copy with the next power of two of rows; new rows look like the dummy's neighbours."""
+    old = array.shape[1] - 1
+    out = np.zeros((array.shape[0], _bucket(least) + 1, array.shape[2]), array.dtype)
+    out[:, :] = array[:, :1] if old else 0
+    out[:, :old] = array[:, :old]
+    return out

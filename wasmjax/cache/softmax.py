@@ -1,0 +1,107 @@
+"""The softmax KV cache: every key and value kept, full attention; the textbook transformer.
+
+Exact where softmax is: a loser's weight must underflow to 0, so run it in float64 within the
+recency horizon of the weights (docs/design.md).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wasmjax.model.symbolic import Row, Symbolic
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class SoftmaxState:
+    """Per layer, keys and values [live heads, capacity, 4] (k1, k2, v1, v2)."""
+
+    kv: tuple[jax.Array, ...]
+    need: jax.Array
+
+
+class SoftmaxCache:
+    """Layout of a softmax cache over all live heads of a transformer."""
+
+    name = "softmax"
+    x64 = True
+
+    def __init__(self, symbolic: Symbolic) -> None:
+        self.symbolic = symbolic
+        self.layers = len(symbolic.layers)
+        self.scale = symbolic.weights.softmax_scale
+        self._heads = [sorted(layer.q) for layer in symbolic.layers]
+
+    def rows(self, layer: int) -> list[Row]:
+        """Rows of the projections that `attend` takes: q, k, v of every live head."""
+        return [
+            Row(matrix, layer, head, component)
+            for matrix in ("q", "k", "v")
+            for component in range(2)
+            for head in self._heads[layer]
+        ]  # type: ignore[misc]
+
+    def outputs(self, layer: int) -> list[int]:
+        """Entries of what `attend` returns, in order."""
+        out = self.symbolic.layers[layer].outputs
+        return [entry for _, entry in sorted(out.items(), key=lambda item: item[0][::-1])]
+
+    def attend(
+        self,
+        layer: int,
+        state: SoftmaxState,
+        y: jax.Array,
+        count: jax.Array,
+        active: jax.Array,
+    ) -> tuple[jax.Array, SoftmaxState]:
+        """Appends the current token's keys and values, then attends to all tokens."""
+        heads = len(self._heads[layer])
+        q, k, v = (y[2 * i * heads : 2 * (i + 1) * heads].reshape(2, heads) for i in range(3))
+        kv = state.kv[layer]
+        capacity = kv.shape[1] - 1
+        fits = count <= capacity
+        at = jnp.where(active & fits, count - 1, capacity)
+        new = jnp.stack([k[0], k[1], v[0], v[1]], axis=1)[:, None, :]
+        kv = jax.lax.dynamic_update_slice(kv, new.astype(kv.dtype), (0, at, 0))
+        score = q[0][:, None] * kv[:, :, 0] + q[1][:, None] * kv[:, :, 1]
+        seen = jnp.arange(capacity + 1) < count
+        weight = jax.nn.softmax(jnp.where(seen, score * self.scale, -jnp.inf), axis=-1)
+        first = jnp.sum(weight * kv[:, :, 2], axis=1)
+        second = jnp.sum(weight * kv[:, :, 3], axis=1)
+        kvs = (*state.kv[:layer], kv, *state.kv[layer + 1 :])
+        need = jnp.where(active & ~fits, count, 0)
+        position = {head: i for i, head in enumerate(self._heads[layer])}
+        used = sorted(self.symbolic.layers[layer].outputs, key=lambda key: key[::-1])
+        index = np.array([position[h] + heads * c for h, c in used], np.int32)
+        out = jnp.concatenate([first, second])[index]
+        return out, SoftmaxState(kvs, need)
+
+    def commit(self, old: SoftmaxState, new: SoftmaxState, ok: jax.Array) -> SoftmaxState:
+        """The appended row of a refused token lies beyond `count` and is written again."""
+        del old, ok
+        return new
+
+    def full(self, state: SoftmaxState) -> jax.Array:
+        """Whether the last token did not fit."""
+        return state.need > 0
+
+    def empty(self, capacity: int) -> SoftmaxState:
+        """A cache without tokens."""
+        kv = tuple(jnp.zeros((len(heads), capacity + 1, 4)) for heads in self._heads)
+        return SoftmaxState(kv, jnp.zeros((), jnp.int32))
+
+    def grow(self, state: SoftmaxState, least: Sequence[int]) -> SoftmaxState:
+        """The same contents with room for at least least[0] tokens."""
+        capacity = state.kv[0].shape[1] - 1
+        while capacity < least[0]:
+            capacity *= 2
+        kv = tuple(
+            jnp.zeros((old.shape[0], capacity + 1, 4), old.dtype).at[:, : old.shape[1] - 1].set(
+                old[:, :-1]
+            )
+            for old in state.kv
+        )
+        return SoftmaxState(kv, jnp.zeros((), jnp.int32))
