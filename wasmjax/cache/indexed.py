@@ -145,7 +145,7 @@ class IndexedCache:
         if means:
             ids = [self.heads.means.index(mean) for mean in means]
             # Exact integers; the mean itself is what attention returns.
-            increments = jnp.round(values).astype(jnp.int32) * active
+            increments = jnp.where(active, jnp.round(values), 0).astype(jnp.int32)
             sums = state.sums.at[np.array(ids)].add(increments)
             state = dataclasses.replace(state, sums=sums)
             out.append(sums[np.array(ids)].astype(y.dtype) / count.astype(y.dtype))
@@ -167,7 +167,7 @@ class IndexedCache:
             target = jnp.where(member & fits, row, capacity)
             values = y[2 : 2 + columns].astype(array.dtype)
             written[place.family] = jax.lax.dynamic_update_slice(
-                array, values[None, None, :], (place.position, target, 0)
+                array, values[None, None, :], (jnp.int32(place.position), target, jnp.int32(0))
             )
             low = jnp.where(member, address, seen[number, 0])
             high = jnp.where(member, address, seen[number, 1])

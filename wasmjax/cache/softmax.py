@@ -65,9 +65,9 @@ class SoftmaxCache:
         fits = count <= capacity
         at = jnp.where(active & fits, count - 1, capacity)
         new = jnp.stack([k[0], k[1], v[0], v[1]], axis=1)[:, None, :]
-        kv = jax.lax.dynamic_update_slice(kv, new.astype(kv.dtype), (0, at, 0))
+        kv = jax.lax.dynamic_update_slice(kv, new.astype(kv.dtype), (jnp.zeros_like(at), at, jnp.zeros_like(at)))
         score = q[0][:, None] * kv[:, :, 0] + q[1][:, None] * kv[:, :, 1]
-        seen = jnp.arange(capacity + 1) < count
+        seen = jnp.arange(capacity + 1, dtype=jnp.int32) < count
         weight = jax.nn.softmax(jnp.where(seen, score * self.scale, -jnp.inf), axis=-1)
         first = jnp.sum(weight * kv[:, :, 2], axis=1)
         second = jnp.sum(weight * kv[:, :, 3], axis=1)

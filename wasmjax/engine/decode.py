@@ -134,15 +134,15 @@ class Engine:
         good = ok & (status <= STOPPED)
         last = lane.kept.shape[0] - 1
         row = jnp.where(good & keeps, lane.n_kept, last)
-        kept = jax.lax.dynamic_update_slice(lane.kept, values[None, :], (row, 0))
+        kept = jax.lax.dynamic_update_slice(lane.kept, values[None, :], (row, jnp.int32(0)))
         return Lane(
             jnp.where(good, token, lane.token),
-            lane.count + good,
+            lane.count + good.astype(jnp.int32),
             jnp.where(active, status, lane.status),
             self.cache.commit(lane.cache, cache, ok),  # type: ignore[arg-type]
             kept,
-            lane.n_kept + (good & keeps),
-            lane.n_steps + good,
+            lane.n_kept + (good & keeps).astype(jnp.int32),
+            lane.n_steps + good.astype(jnp.int32),
         )
 
     def _chunk(self, params: object, lane: Lane, limit: jax.Array, keep_all: jax.Array) -> Lane:

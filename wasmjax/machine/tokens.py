@@ -47,7 +47,7 @@ def fields(config: MachineConfig) -> tuple[Field, ...]:
     out += _digits("v", config.value_bytes, 0, 255, True)
     out += _digits("a", config.address_digits, 0, top, True)
     if config.address_digits == 4:  # memories are capped, so the last digit is small
-        out[-1] = Field("a3", 0, max(0, config.memory_pages * 65536 // 256**3 - 1), True)
+        out[-1] = Field("a3", 0, (config.memory_pages * 65536 - 1) // 256**3, True)
     out += [Field("code", 0, 255, True)]
     out += _digits("ip", config.ip_digits, -top, top, True)
     out += [Field("sp", -frame, frame, True)]
