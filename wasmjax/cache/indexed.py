@@ -143,38 +143,55 @@ class IndexedCache:
             flat = array.reshape(-1)
             out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))
         if means:
-            ids = [self.heads.means.index(mean) for mean in means]
             # Exact integers; the mean itself is what attention returns.
+            first = self.heads.means.index(means[0])
+            last = first + len(means)
             increments = jnp.where(active, jnp.round(values), 0).astype(jnp.int32)
-            sums = state.sums.at[np.array(ids)].add(increments)
-            state = dataclasses.replace(state, sums=sums)
-            out.append(sums[np.array(ids)].astype(y.dtype) / count.astype(y.dtype))
+            sums = state.sums[first:last] + increments
+            out.append(sums.astype(y.dtype) / count.astype(y.dtype))
+            every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
+            state = dataclasses.replace(state, sums=every)
         return jnp.concatenate(out) if out else jnp.zeros((0,), y.dtype), state
 
     def _write(
         self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
     ) -> tuple[IndexedState, jax.Array]:
         inserts = self._inserts(layer)
-        written, seen, need = list(state.written), state.seen, state.need
-        for number in inserts:
-            store, place = self.heads.stores[number], self.places[number]
+        if not inserts:
+            return state, y
+        stores = [self.heads.stores[number] for number in inserts]
+        starts = np.cumsum([0] + [2 + len(store.columns) for store in stores])
+        head = y[starts[:-1]], y[starts[:-1] + 1]
+        address = jnp.round(head[0]).astype(jnp.int32)
+        member = (head[1] > -np.array([store.far for store in stores]) / 2) & active
+        row = address - np.array([store.lo for store in stores], np.int32)
+        room = np.array([self._capacity(state, number) for number in inserts], np.int32)
+        target = jnp.where(member & (row < room), row, room)
+        written = list(state.written)
+        for i, number in enumerate(inserts):
+            place = self.places[number]
             array = written[place.family]
-            capacity, columns = array.shape[1] - 1, array.shape[2]
-            address = jnp.round(y[0]).astype(jnp.int32)
-            member = (y[1] > -store.far / 2) & active
-            row = address - store.lo
-            fits = row < capacity
-            target = jnp.where(member & fits, row, capacity)
-            values = y[2 : 2 + columns].astype(array.dtype)
+            values = y[starts[i] + 2 : starts[i + 1]].astype(array.dtype)
             written[place.family] = jax.lax.dynamic_update_slice(
-                array, values[None, None, :], (jnp.int32(place.position), target, jnp.int32(0))
+                array, values[None, None, :], (jnp.int32(place.position), target[i], jnp.int32(0))
             )
-            low = jnp.where(member, address, seen[number, 0])
-            high = jnp.where(member, address, seen[number, 1])
-            seen = seen.at[number, 0].min(low).at[number, 1].max(high)
-            need = need.at[number].set(jnp.where(member & ~fits, row + 1, 0))
-            y = y[2 + columns :]
-        return dataclasses.replace(state, written=tuple(written), seen=seen, need=need), y
+        # Scattered to all stores by constant-index gathers: a scatter costs more.
+        position = np.full(len(self.places), len(inserts))
+        position[inserts] = np.arange(len(inserts))
+        low = jnp.append(jnp.where(member, address, 2**30), 2**30)[position]
+        high = jnp.append(jnp.where(member, address, -(2**30)), -(2**30))[position]
+        refused = jnp.append(jnp.where(member & (row >= room), row + 1, 0), 0)[position]
+        seen = jnp.stack(
+            [jnp.minimum(state.seen[:, 0], low), jnp.maximum(state.seen[:, 1], high)], axis=1
+        )
+        need = jnp.maximum(state.need, refused)
+        state = dataclasses.replace(state, written=tuple(written), seen=seen, need=need)
+        return state, y[starts[-1] :]
+
+    def _capacity(self, state: IndexedState, number: int) -> int:
+        place = self.places[number]
+        arrays = state.written if place.rewritable else state.static
+        return arrays[place.family].shape[1] - 1
 
     def _guard(
         self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
@@ -228,8 +245,6 @@ class IndexedCache:
             seen, sums = np.array(state.seen), np.array(state.sums, np.int64)
         for number, (store, place) in enumerate(zip(self.heads.stores, self.places, strict=True)):
             member = np.flatnonzero(values.form(form(store.member)) > -store.far / 2)
-            if state is not None and not store.rewritable and member.size:
-                contents = self._owned(contents, place)
             address = values.form(form(store.key))[member]
             rows = np.rint(address).astype(np.int64) - store.lo
             if not member.size:
@@ -258,6 +273,10 @@ class IndexedCache:
             jnp.zeros((), jnp.int32),
         )
 
+    def default_capacities(self) -> list[int]:
+        """Rows to make room for at first: small buckets would be outgrown and compiled again."""
+        return [65536 if store.rewritable else 1024 for store in self.heads.stores]
+
     def grow(self, state: IndexedState, least: Sequence[int]) -> IndexedState:
         """The same contents with at least `least` rows per store."""
         contents = self._host(state, least)
@@ -267,15 +286,12 @@ class IndexedCache:
 
     def capacities(self, state: IndexedState) -> list[int]:
         """Rows of every store."""
-        return [
-            (state.written if place.rewritable else state.static)[place.family].shape[1] - 1
-            for place in self.places
-        ]
+        return [self._capacity(state, number) for number in range(len(self.places))]
 
     def _host(
         self, state: IndexedState | None, capacities: Sequence[int]
     ) -> dict[bool, list[np.ndarray]]:
-        """Writable host copies with at least `capacities` rows (powers of two)."""
+        """Writable host copies with at least `capacities` rows."""
         out: dict[bool, list[np.ndarray]] = {}
         for rewritable, families in self._families.items():
             arrays = []
@@ -294,9 +310,6 @@ class IndexedCache:
         return out
 
     # -- layout ---------------------------------------------------------------------------
-
-    def _owned(self, contents: dict, place: _Place) -> dict:
-        return contents
 
     def _reads(self, layer: int) -> list:
         return [read for read in self.heads.reads if read.layer == layer]
@@ -341,11 +354,13 @@ class IndexedCache:
 
 
 def _bucket(rows: int) -> int:
-    return max(16, 1 << (rows - 1).bit_length())
+    """Rows of the bucket for so many: powers of 4 up to 2^18, of 2 beyond, so that few exist."""
+    bits = max(4, (rows - 1).bit_length())
+    return 1 << (bits + bits % 2 if bits <= 18 else bits)
 
 
 def _grown(array: np.ndarray, least: int) -> np.ndarray:
-    """A copy with the next power of two of rows; new rows look like the dummy's neighbours."""
+    """A copy with the next bucket of rows; new rows look like the dummy's neighbours."""
     old = array.shape[1] - 1
     out = np.zeros((array.shape[0], _bucket(least) + 1, array.shape[2]), array.dtype)
     out[:, :] = array[:, :1] if old else 0

@@ -88,6 +88,10 @@ class SoftmaxCache:
         """Whether the last token did not fit."""
         return state.need > 0
 
+    def default_capacities(self) -> list[int]:
+        """Tokens to make room for at first."""
+        return [2048]
+
     def empty(self, capacity: int) -> SoftmaxState:
         """A cache without tokens."""
         kv = tuple(jnp.zeros((len(heads), capacity + 1, 4)) for heads in self._heads)

@@ -47,6 +47,7 @@ class Lane:
       status: RUNNING or why not. cache: the KV cache.
       kept: [K + 1, E] int32, tokens kept since the chunk began; the last row is a dummy.
       n_kept, n_steps: how many were kept and generated since the chunk began.
+      totals: [E] int32, per emitted field the sum over tokens generated since then.
     """
 
     token: jax.Array
@@ -56,6 +57,7 @@ class Lane:
     kept: jax.Array
     n_kept: jax.Array
     n_steps: jax.Array
+    totals: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +124,10 @@ class Engine:
         fits = ~self.cache.full(cache)  # type: ignore[arg-type]
         ok = active & fits
         fields = np.array(self.step.fields)
-        token = jnp.zeros_like(lane.token).at[fields].set(values)
+        # Never-emitted fields are 0: gathered from one more value, since a scatter costs more.
+        source = np.full(lane.token.shape[0], len(fields))
+        source[fields] = np.arange(len(fields))
+        token = jnp.append(values, 0)[source]
         decides = token[self.stop.field]
         stops = jnp.any(decides == np.array(self.stop.stop, np.int32))
         keeps = jnp.any(decides == np.array(self.stop.keep, np.int32)) | keep_all
@@ -143,11 +148,13 @@ class Engine:
             kept,
             lane.n_kept + (good & keeps).astype(jnp.int32),
             lane.n_steps + good.astype(jnp.int32),
+            lane.totals + jnp.where(good, values, 0),
         )
 
     def _chunk(self, params: object, lane: Lane, limit: jax.Array, keep_all: jax.Array) -> Lane:
         zero = jnp.zeros((), jnp.int32)
-        lane = dataclasses.replace(lane, n_kept=zero, n_steps=zero)
+        totals = jnp.zeros_like(lane.totals)
+        lane = dataclasses.replace(lane, n_kept=zero, n_steps=zero, totals=totals)
 
         def goes_on(lane: Lane) -> jax.Array:
             return (lane.status == RUNNING) & (lane.n_steps < limit)
@@ -204,14 +211,17 @@ class Session:
     Args:
       engine: what runs it.
       capacities: least rows per store of the indexed cache, or [tokens] of the softmax cache.
+
+    Attributes:
+      tokens: tokens so far, prompt and generated. totals: per field, their sum, int64 [F].
     """
 
     def __init__(self, engine: Engine, capacities: Sequence[int] | None = None) -> None:
         self.engine = engine
-        stores = len(engine.cache.heads.stores) if isinstance(engine.cache, IndexedCache) else 1
-        self._least = list(capacities or [16] * stores)
+        self._least = list(capacities or engine.cache.default_capacities())
         self._lane: Lane | None = None
         self.tokens = 0
+        self.totals = np.zeros(len(engine.weights.vocabulary), np.int64)
 
     def feed(self, tokens_NxF: np.ndarray) -> None:
         """Appends prompt tokens (prefill). The last one becomes the current token.
@@ -228,6 +238,7 @@ class Session:
             else:
                 self._prefill_by_steps(self.engine.cache, tokens_NxF)
         self.tokens += len(tokens_NxF)
+        self.totals += tokens_NxF.sum(axis=0, dtype=np.int64)
 
     def _prefill_indexed(self, cache: IndexedCache, tokens_NxF: np.ndarray) -> None:
         if self._lane is None:
@@ -265,6 +276,7 @@ class Session:
             jnp.zeros((chunk + 1, len(self.engine.emitted)), jnp.int32),
             jnp.int32(0),
             jnp.int32(0),
+            jnp.zeros(len(self.engine.emitted), jnp.int32),
         )
 
     def generate(self, max_steps: int, keep_all: bool = False) -> Iterator[tuple[int, np.ndarray]]:
@@ -288,6 +300,7 @@ class Session:
                 self._lane = self.engine.run_chunk(self._lane, limit, keep_all)
                 steps, kept = int(self._lane.n_steps), int(self._lane.n_kept)
                 values = np.asarray(self._lane.kept[:kept])
+                self.totals[self.engine.emitted] += np.asarray(self._lane.totals)
             done += steps
             self.tokens += steps
             tokens = np.zeros((kept, len(self.engine.weights.vocabulary)), np.int32)

@@ -25,7 +25,7 @@ class MachineConfig:
     """
 
     value_bytes: int = 8
-    instructions: tuple[str, ...] = tuple(isa.OPS)
+    instructions: tuple[str, ...] = tuple(op for op in isa.OPS if not op.startswith("i8."))
     spaces: tuple[str, ...] = SPACES
     ip_digits: int = 3
     address_digits: int = 4
@@ -47,12 +47,14 @@ class MachineConfig:
         if self.value_bytes not in (1, 2, 4, 8):
             raise ValueError(f"value_bytes must be 1, 2, 4 or 8, not {self.value_bytes}")
         for op in self.instructions:
+            if op.startswith("i8.") and self.value_bytes != 1:
+                raise ValueError(f"operation {op} needs value_bytes=1")
             need = isa.required_space(op)
             if need is not None and need not in self.spaces:
                 raise ValueError(f"operation {op} needs the address space '{need}'")
 
 
-WASM = MachineConfig(instructions=tuple(op for op in isa.OPS if not op.startswith("i8.")))
+WASM = MachineConfig()
 """The universal WebAssembly machine."""
 
 SMALL = MachineConfig(

@@ -4,8 +4,8 @@ An instruction token carries its operation as one field; the embedding of that f
 control word below. The circuit gates its units with these columns; it never sees a name.
 
 Operands of every operation (see docs/tokens.md): A, B, C are slots named by the instruction
-token (B also adds the immediate), D is the destination slot. What an operation does with them
-is in `DESCRIPTION`; the integer semantics are in `wasmjax.oracle`.
+token (B also adds the immediate), D is the destination slot. Unary arithmetic reads A, moves and
+sign extensions read B; the integer semantics are in `wasmjax.oracle`.
 """
 
 # What a token writes to: the values of the field `kind`.
@@ -35,6 +35,9 @@ TRAPS = (
 )
 TRAP = {name: index for index, name in enumerate(TRAPS)}
 UNSUPPORTED_BASE = 32
+
+# The `code` of a halt token: the invoked function returned, or the program called proc_exit.
+RETURNED, EXITED = 0, 1
 
 Control = dict[str, int]
 
@@ -144,7 +147,7 @@ def _build() -> dict[str, Control]:
         "return": {"ret": 1, "depth": -1},
         "return_value": _PASS | {"ret": 1, "depth": -1, "select": 2} | _SLOT,
         "trap": {"code": 1, "kind": KIND["trap"]},
-        "halt": _PASS | {"kind": KIND["halt"]},
+        "halt": _PASS | {"code": 1, "kind": KIND["halt"]},
         "out": {"pass0": 1, "kind": KIND["out"]},
         "err": {"pass0": 1, "kind": KIND["err"]},
         "input": {"input": 1} | _SLOT,

@@ -217,8 +217,12 @@ class Registers:
 
 def registers(config: MachineConfig, tokens_NxF: np.ndarray) -> Registers:
     """Sums the delta fields of a token sequence."""
+    return registers_of(config, tokens_NxF.astype(np.int64).sum(axis=0))
+
+
+def registers_of(config: MachineConfig, total: np.ndarray) -> Registers:
+    """Picks the registers out of per-field sums over a token sequence, int [F]."""
     column = columns(config)
-    total = tokens_NxF.astype(np.int64).sum(axis=0)
     return Registers(
         tuple(int(total[column[f"ip{k}"]]) for k in range(config.ip_digits)),
         int(total[column["sp"]]),
@@ -247,8 +251,11 @@ def invocation(
       frame_size: slots from the frame's start to the operand stack.
 
     Raises:
-      ValueError: if something does not fit the machine's fields.
+      ValueError: if something does not fit the machine's fields, or it has no calls (a machine
+        without them starts at instruction 0 after its prompt).
     """
+    if "depth" not in columns(config):
+        raise ValueError("a machine without calls has no invocations")
     base = program.stack_base
     rows = _move_registers(config, sp=base - now.sp, fp=base - now.fp, depth=-now.depth)
     rows += [write_slot(config, base + k, value) for k, value in enumerate(args)]

@@ -236,7 +236,7 @@ class BodyLowering:
         elif name == "input":
             self._push(name, 1, a=top)
         elif name == "halt":
-            self._emit(name, self._sp, b=top)
+            self._emit(name, self._sp, b=top, aux=isa.EXITED)
         elif name != "narrow":  # narrow: an i64 known to be below 2^32 is that i32's slot
             self._trap(isa.TRAP[name])
 

@@ -1,0 +1,7 @@
+"""`python -m wasmjax`."""
+
+import sys
+
+from wasmjax.cli import main
+
+sys.exit(main())
