@@ -21,15 +21,15 @@ _CODE_LIMIT = 255 - isa.UNSUPPORTED_BASE
 
 
 class LinkError(ValueError):
-    """The module imports something that nobody supplies.
+    """The module imports something that nobody supplies, or not with that type.
 
     Attributes:
       name: the import, as `module.name`.
     """
 
-    def __init__(self, import_: Import):
+    def __init__(self, import_: Import, reason: str = "unknown import"):
         self.name = f"{import_.module}.{import_.name}"
-        super().__init__(f"unknown import: {self.name} ({import_.kind.value})")
+        super().__init__(f"{reason}: {self.name} ({import_.kind.value})")
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Unit:
             raise LinkError(import_)
         linked = self._store.unit("wasi").linked(index)
         if linked.function.type != import_.type:
-            raise LinkError(import_)
+            raise LinkError(import_, "incompatible import type")
         self._functions.append(linked)
 
     def linked(self, index: int) -> Linked:
