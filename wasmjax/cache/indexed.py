@@ -213,6 +213,14 @@ class IndexedCache:
             sums=jnp.where(ok, new.sums, old.sums),
         )
 
+    def problem(self, state: IndexedState) -> jax.Array:
+        """Non-zero if the last token wrote a write-once store."""
+        return state.violation
+
+    def explain(self, state: IndexedState) -> str:
+        """What `problem` means."""
+        return f"write-once address space {int(state.violation) - 1} was written"
+
     def full(self, state: IndexedState) -> jax.Array:
         """Whether the last token did not fit."""
         return jnp.any(state.need > 0)

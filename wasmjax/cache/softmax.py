@@ -11,16 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.model.symbolic import Row, Symbolic
+from wasmjax.model.symbolic import COUNT, Row, Symbolic
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class SoftmaxState:
-    """Per layer, keys and values [live heads, capacity, 4] (k1, k2, v1, v2)."""
+    """Contents of the cache.
+
+    Attributes:
+      kv: per layer, keys and values [live heads, capacity + 1, 4] (k1, k2, v1, v2).
+      need: int32, tokens that a refused append would have needed.
+      beyond: bool, whether a token passed the horizon within which softmax is exact.
+    """
 
     kv: tuple[jax.Array, ...]
     need: jax.Array
+    beyond: jax.Array
 
 
 class SoftmaxCache:
@@ -34,6 +41,14 @@ class SoftmaxCache:
         self.layers = len(symbolic.layers)
         self.scale = symbolic.weights.softmax_scale
         self._heads = [sorted(layer.q) for layer in symbolic.layers]
+        # Recency weights of the keys, per layer and head (0: each address is written once).
+        self._eps = [
+            np.array([symbolic.layers[layer].k[head][1].get(COUNT, 0.0) for head in heads])
+            for layer, heads in enumerate(self._heads)
+        ]
+        largest = max((eps.max(initial=0.0) for eps in self._eps), default=0.0)
+        self.max_tokens = int(0.5 / largest) if largest else 2**24
+        """Beyond, recency would outweigh a distance of 1."""
 
     def rows(self, layer: int) -> list[Row]:
         """Rows of the projections that `attend` takes: q, k, v of every live head."""
@@ -71,18 +86,36 @@ class SoftmaxCache:
         weight = jax.nn.softmax(jnp.where(seen, score * self.scale, -jnp.inf), axis=-1)
         first = jnp.sum(weight * kv[:, :, 2], axis=1)
         second = jnp.sum(weight * kv[:, :, 3], axis=1)
+        # eps t must be resolved beside 2 i j: addresses up to J with eps >= 4 ulp(2 J^2).
+        eps = self._eps[layer]
+        reach = np.where(eps > 0, np.sqrt(np.maximum(eps, 2.0**-60) * 2.0**50), np.inf)
+        square = (k[0] / 2) ** 2
+        member = k[1] + square > -square - 1
+        far = jnp.any(member & (jnp.abs(k[0]) / 2 > reach)) | (count > self.max_tokens)
         kvs = (*state.kv[:layer], kv, *state.kv[layer + 1 :])
         need = jnp.where(active & ~fits, count, 0)
         position = {head: i for i, head in enumerate(self._heads[layer])}
         used = sorted(self.symbolic.layers[layer].outputs, key=lambda key: key[::-1])
         index = np.array([position[h] + heads * c for h, c in used], np.int32)
         out = jnp.concatenate([first, second])[index]
-        return out, SoftmaxState(kvs, need)
+        return out, SoftmaxState(kvs, need, state.beyond | (far & active))
 
     def commit(self, old: SoftmaxState, new: SoftmaxState, ok: jax.Array) -> SoftmaxState:
         """The appended row of a refused token lies beyond `count` and is written again."""
         del old, ok
         return new
+
+    def problem(self, state: SoftmaxState) -> jax.Array:
+        """1 if the last token lies beyond the horizon, else 0."""
+        return state.beyond.astype(jnp.int32)
+
+    def explain(self, state: SoftmaxState) -> str:
+        """What `problem` means."""
+        del state
+        return (
+            f"the softmax cache is exact up to {self.max_tokens:,} tokens and addresses that its "
+            "recency term can still tell apart; use the indexed cache"
+        )
 
     def full(self, state: SoftmaxState) -> jax.Array:
         """Whether the last token did not fit."""
@@ -95,7 +128,7 @@ class SoftmaxCache:
     def empty(self, capacity: int) -> SoftmaxState:
         """A cache without tokens."""
         kv = tuple(jnp.zeros((len(heads), capacity + 1, 4)) for heads in self._heads)
-        return SoftmaxState(kv, jnp.zeros((), jnp.int32))
+        return SoftmaxState(kv, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def grow(self, state: SoftmaxState, least: Sequence[int]) -> SoftmaxState:
         """The same contents with room for at least least[0] tokens."""
@@ -108,4 +141,4 @@ class SoftmaxCache:
             )
             for old in state.kv
         )
-        return SoftmaxState(kv, jnp.zeros((), jnp.int32))
+        return SoftmaxState(kv, jnp.zeros((), jnp.int32), state.beyond)

@@ -82,15 +82,18 @@ def granularity(x: float) -> float:
 def affine(const: float, terms: Terms) -> Range:
     """Range of const + sum w_i x_i."""
     lo = hi = const
-    bound, step = abs(const), granularity(const)
+    # Any partial sum, in any order, lies between the sum of all negative and of all positive parts.
+    above, below = max(const, 0.0), max(-const, 0.0)
+    step = granularity(const)
     roundings = count = 0
     for weight, term in terms:
-        ends = (weight * term.lo, weight * term.hi)
-        lo, hi = lo + min(ends), hi + max(ends)
-        bound += abs(weight) * term.bound
+        low, high = sorted((weight * term.lo, weight * term.hi))
+        lo, hi = lo + low, hi + high
+        above, below = above + max(high, 0.0), below + max(-low, 0.0)
         step = min(step, granularity(weight) * term.step)
         roundings = max(roundings, term.roundings)
         count += 1
+    bound = max(above, below)
     if step is math.inf:
         step = 1.0
     # A sum with an inexact term may round once per addition.

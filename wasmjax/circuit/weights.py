@@ -98,7 +98,7 @@ class Compiled:
 
 # Scores of a read differ by at least min(1/512, eps); times this they differ by more than 745,
 # so that every loser's softmax weight underflows to exactly 0 in float64.
-SOFTMAX_SCALE = 2.0**32
+SOFTMAX_SCALE = 2.0**34
 
 
 def compile_circuit(circuit: Circuit, reuse: bool = True) -> Compiled:

@@ -21,9 +21,9 @@ from wasmjax.engine.packed import Packed
 from wasmjax.model.heads import certify
 from wasmjax.model.symbolic import Symbolic
 
-RUNNING, STOPPED, FULL, OUT_OF_RANGE, VIOLATION = range(5)
+RUNNING, STOPPED, FULL, OUT_OF_RANGE, REFUSED = range(5)
 """Why a lane is not running: a stop token, no room in a cache, a field's value off every
-vocabulary entry, a write to a write-once store."""
+vocabulary entry, a token that the cache cannot remember exactly."""
 
 MAX_TOKENS = 2**24
 """Token counts are exact in float32 up to here."""
@@ -131,10 +131,10 @@ class Engine:
         decides = token[self.stop.field]
         stops = jnp.any(decides == np.array(self.stop.stop, np.int32))
         keeps = jnp.any(decides == np.array(self.stop.keep, np.int32)) | keep_all
-        violation = getattr(cache, "violation", jnp.zeros((), jnp.int32))
+        problem = self.cache.problem(cache)  # type: ignore[arg-type]
         status = jnp.where(stops, STOPPED, RUNNING)
         status = jnp.where(jnp.all(within), status, OUT_OF_RANGE)
-        status = jnp.where(violation > 0, VIOLATION, status)
+        status = jnp.where(problem > 0, REFUSED, status)
         status = jnp.where(fits, status, FULL).astype(jnp.int32)
         good = ok & (status <= STOPPED)
         last = lane.kept.shape[0] - 1
@@ -332,5 +332,6 @@ class Session:
             raise EngineError(
                 f"token {self.tokens}: a field's value lies outside its vocabulary (machine limit)"
             )
-        elif status == VIOLATION:
-            raise EngineError(f"token {self.tokens}: a write-once address space was written")
+        elif status == REFUSED:
+            explained = self.engine.cache.explain(lane.cache)  # type: ignore[arg-type]
+            raise EngineError(f"token {self.tokens}: {explained}")

@@ -18,7 +18,9 @@ class MachineConfig:
       ip_digits: base-256 digits of an instruction index.
       address_digits: base-256 digits of a written address.
       digit: size of a digit field (256; smaller only for small machines).
+      codes: number of trap codes.
       frame_limit: largest stack offset or stack delta one instruction can hold.
+      code_limit: most instructions; bounds the error of ip, a sum of three inexact digits.
       memory_pages: most 64-KiB pages a memory may have (bounds the word index).
       table_limit: largest index `jump_table`/`call_indirect` clamps to.
       eps_log2: per space, log2 of the recency weight eps in k2 = -j^2 + eps t.
@@ -30,7 +32,9 @@ class MachineConfig:
     ip_digits: int = 3
     address_digits: int = 4
     digit: int = 256
+    codes: int = 256
     frame_limit: int = 1023
+    code_limit: int = 1 << 20
     memory_pages: int = 1024
     table_limit: int = 16384
     eps_log2: tuple[tuple[str, int], ...] = (("slots", -20), ("memory", -22))
@@ -60,13 +64,14 @@ WASM = MachineConfig()
 SMALL = MachineConfig(
     value_bytes=1,
     instructions=(
-        "move", "i8.add", "i8.sub", "i8.eq", "i8.ne", "i8.lt_u",
+        "move", "i8.add", "i8.sub", "i8.eq", "i8.lt_u",
         "jump", "br_if", "br_unless", "trap", "halt", "out",
     ),
     spaces=("code", "slots"),
     ip_digits=1,
     address_digits=1,
     digit=64,
+    codes=16,
     frame_limit=15,
 )  # fmt: skip
 """One-byte values, a dozen instructions: for tests and learnability experiments."""

@@ -55,6 +55,9 @@ def build_step(circuit: Circuit, config: MachineConfig, spaces: Spaces, tables: 
 
 def _sums(circuit: Circuit, config: MachineConfig) -> dict[str, Affine]:
     bounds = {f"ip{k}": (0, config.digit - 1) for k in range(config.ip_digits)}
+    unit = config.digit ** (config.ip_digits - 1)
+    top = min(config.digit, -(-config.code_limit // unit)) - 1
+    bounds[f"ip{config.ip_digits - 1}"] = (0, top)
     limit = min(STACK_LIMIT, config.digit**config.address_digits)
     bounds |= {name: (0, limit) for name in ("sp", "fp", "depth") if name in columns(config)}
     values = {name: circuit.number(name) for name in bounds}

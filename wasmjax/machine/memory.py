@@ -81,7 +81,7 @@ def _load(step: Step, banks: list[Bank], pages: Affine, trap: Affine, lanes: Lan
     word_of_offset, byte_of_offset = _split_offset(step)
     # The word index, clamped so that operands of other instructions stay in range too.
     top = step.config.memory_pages - 1
-    clamped = pages - c.reglu("page clamp", pages - top)
+    clamped = top - c.reglu("page clamp", top - pages)
     word = c.wire(
         "load word",
         step.a.word + 32 * low[1] + word_of_offset + 32 * offset[1] + 8192 * clamped,

@@ -171,6 +171,10 @@ def prompt(config: MachineConfig, program: Program) -> np.ndarray:
     Raises:
       ValueError: if something does not fit the machine's fields.
     """
+    if len(program.instructions) > config.code_limit:
+        raise ValueError(
+            f"{len(program.instructions):,} instructions exceed the machine's {config.code_limit:,}"
+        )
     kind = isa.KIND
     rows = [token(config, kind=kind["bos"])]
     rows += [token(config, kind=kind["arith"], row=1 + j) for j in range(256)]

@@ -48,7 +48,7 @@ def fields(config: MachineConfig) -> tuple[Field, ...]:
     out += _digits("a", config.address_digits, 0, top, True)
     if config.address_digits == 4:  # memories are capped, so the last digit is small
         out[-1] = Field("a3", 0, (config.memory_pages * 65536 - 1) // 256**3, True)
-    out += [Field("code", 0, 255, True)]
+    out += [Field("code", 0, config.codes - 1, True)]
     out += _digits("ip", config.ip_digits, -top, top, True)
     out += [Field("sp", -frame, frame, True)]
     if any(isa.OPS[op].get("depth") for op in config.instructions):
@@ -61,7 +61,10 @@ def fields(config: MachineConfig) -> tuple[Field, ...]:
     out += [Field("dsp", -frame, frame, False)]
     out += _digits("next", config.ip_digits, -top, top, False)
     out += _digits("target", config.ip_digits, -top, top, False)
-    out += _digits("aux", 4 if "memory" in config.spaces else 1, 0, 255, False)
+    if "memory" in config.spaces:
+        out += _digits("aux", 4, 0, 255, False)
+    else:
+        out += [Field("aux0", 0, config.codes - 1, False)]
     out += [Field("row", 0, 256, False)]
     return tuple(out)
 

@@ -1,0 +1,185 @@
+"""The proof of exactness: every consumer of every signal, in one floating-point format.
+
+A consumer is a neuron's gate or value, a query, a key, a value that a head copies, a residual
+coordinate that is accumulated, an output. Each must see exact numbers, or (queries and outputs,
+which round) an error below half its margin.
+"""
+
+import dataclasses
+
+from wasmjax.circuit import ranges
+from wasmjax.circuit.language import Affine, HeadGroup, Neuron, Term, Wire
+from wasmjax.circuit.ranges import FORMATS, Format, Range
+from wasmjax.circuit.weights import Compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One consumer: what it sees, and whether that is proven to be good enough.
+
+    Attributes:
+      kind: what consumes. name: the signal. range: of what it sees.
+      proven: whether it is exact, or its error is below its margin.
+      why: how that is known, or what is wrong.
+    """
+
+    kind: str
+    name: str
+    range: Range
+    proven: bool
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All consumers of a compiled circuit in one format.
+
+    Attributes:
+      lines: every consumer. format: the number format.
+      max_tokens: longest sequence for which this holds.
+      reach: per address space, its largest address.
+    """
+
+    lines: list[Line]
+    format: Format
+    max_tokens: int
+    reach: dict[str, int]
+
+    @property
+    def failures(self) -> list[Line]:
+        return [line for line in self.lines if not line.proven]
+
+    @property
+    def exact(self) -> bool:
+        return not self.failures
+
+    def text(self, signals: bool = False) -> str:
+        """The report in words; with `signals`, a line for every consumer."""
+        largest = max(self.lines, key=lambda line: line.range.bound / line.range.step)
+        out = [
+            f"format {self.format.name}: integers are exact up to {self.format.exact:,.0f}",
+            f"consumers: {len(self.lines)}, proven: {len(self.lines) - len(self.failures)}",
+            f"largest partial sum: {largest.range.bound:,.0f} in units of {largest.range.step:g} "
+            f"({largest.kind} {largest.name})",
+            f"limits: {self.max_tokens:,} tokens (steps and prompt together)",
+        ]
+        for name, reach in self.reach.items():
+            out.append(f"  {name}: addresses up to {reach:,}")
+        shown = self.lines if signals else self.failures
+        for line in shown:
+            mark = "ok    " if line.proven else "FAILED"
+            out.append(
+                f"{mark} {line.kind:10} {line.name}: {line.range.lo:,.6g}..{line.range.hi:,.6g}, "
+                f"partial sums up to {line.range.bound:,.6g}: {line.why}"
+            )
+        return "\n".join(out)
+
+
+def report(compiled: Compiled, format_name: str = "float32", cache: str = "indexed") -> Report:
+    """Checks every live consumer of a compiled circuit.
+
+    With the indexed cache the second key component (-j^2) only separates members from outsiders,
+    which needs no exactness; the softmax and hull caches compare scores, so there it counts.
+    """
+    return _Checker(compiled, FORMATS[format_name], cache).run()
+
+
+class _Checker:
+    def __init__(self, compiled: Compiled, fmt: Format, cache: str) -> None:
+        self.compiled, self.fmt, self.cache = compiled, fmt, cache
+        self.lines: list[Line] = []
+
+    def run(self) -> Report:
+        plan, circuit = self.compiled.plan, self.compiled.circuit
+        reach: dict[str, int] = {}
+        key2_only = self._key2_only()
+        for term in self.compiled.allocation.coordinate:
+            if isinstance(term, Wire) and term not in key2_only:
+                self._accumulated(term)
+        for layer in range(plan.layers):
+            for group, used in plan.groups[layer]:
+                if group.space is not None:
+                    reach[group.space.name] = group.space.hi
+                self._group(group, used)
+            for neuron in plan.neurons[layer]:
+                if neuron not in key2_only:
+                    self._neuron(neuron)
+        for name, signal in circuit.outputs.items():
+            self._rounded("output", name, signal)
+        max_tokens = int(min(circuit.count.range.hi, self.fmt.exact))
+        return Report(self.lines, self.fmt, max_tokens, reach)
+
+    def _key2_only(self) -> set[Term]:
+        """Terms that nothing but second key components read, when those need no exactness."""
+        if self.cache != "indexed":
+            return set()
+        plan = self.compiled.plan
+        other: list[Affine] = list(self.compiled.circuit.outputs.values())
+        keys: list[Affine] = []
+        for layer in range(plan.layers):
+            for group, used in plan.groups[layer]:
+                other += [group.values[i] for i in used]
+                if group.space is not None and group.query is not None:
+                    other += [group.query, group.space.key1]
+                    keys.append(group.space.key2)
+            for neuron in plan.neurons[layer]:
+                other += [neuron.gate, neuron.value]
+        read = {part for signal in other for term in signal.terms for part in _parts(term)}
+        return {p for signal in keys for term in signal.terms for p in _parts(term)} - read
+
+    def _add(self, kind: str, name: str, seen: Range, proven: bool, why: str) -> None:
+        self.lines.append(Line(kind, name, seen, proven, why))
+
+    def _accumulated(self, wire: Wire) -> None:
+        seen = wire.definition.range
+        if seen.roundings:
+            self._add("coordinate", wire.name, seen, True, "inexact; its readers are checked")
+            return
+        seen = dataclasses.replace(seen, bound=wire.accumulated)
+        why = f"declared: {wire.declared}" if wire.declared else "exact"
+        self._exact("coordinate", wire.name, seen, why)
+
+    def _exact(self, kind: str, name: str, seen: Range, why: str = "exact") -> None:
+        ok = seen.exact(self.fmt)
+        self._add(kind, name, seen, ok, why if ok else "not exact in this format")
+
+    def _neuron(self, neuron: Neuron) -> None:
+        if neuron.is_sum:
+            ok = neuron.gate.range.exact(self.fmt)
+            self._add("sum", neuron.name, neuron.range, ok, "exact count; read by rounding only")
+            return
+        self._exact("gate", neuron.name, neuron.gate.range)
+        if neuron.value.range.roundings:
+            # An inexact value passes through a gate of 0 or 1 unchanged.
+            ok = neuron.gate.range.hi <= 1
+            self._add("value", neuron.name, neuron.value.range, ok, "inexact, gated by 0 or 1")
+        else:
+            self._exact("value", neuron.name, neuron.value.range)
+            self._exact("neuron", neuron.name, neuron.range)
+
+    def _group(self, group: HeadGroup, used: list[int]) -> None:
+        for index in used:
+            self._exact("copied", f"{group.name}.{index}", group.values[index].range)
+        if group.space is None or group.query is None:
+            return
+        self._exact("key", group.name, group.space.key1.range)
+        if self.cache != "indexed":
+            static = group.space.key2.range
+            self._exact("key^2", group.name, static)
+        self._rounded("query", group.name, group.query)
+
+    def _rounded(self, kind: str, name: str, signal: Affine) -> None:
+        seen = signal.range
+        margin = ranges.tie_margin(signal.const, signal.weighted_ranges())
+        if kind == "output" and (seen.step < 1 or signal.const % 1):
+            self._add(kind, name, seen, False, "not an integer")
+        elif not seen.roundings:
+            self._exact(kind, name, seen, f"exact, margin {margin:g}")
+        else:
+            error = seen.error(self.fmt)
+            self._add(kind, name, seen, error < margin, f"error {error:.2g}, margin {margin:g}")
+
+
+def _parts(term: Term) -> list[Term]:
+    """A term with everything its coordinate is made of."""
+    return [term, *term.definition.terms] if isinstance(term, Wire) else [term]
