@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from wasmjax.circuit.weights import Weights
 from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Session, Stop
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_machine
@@ -23,6 +22,7 @@ from wasmjax.machine.config import WASM
 from wasmjax.machine.describe import trap_message
 from wasmjax.machine.program import invocation, prompt, registers, registers_of
 from wasmjax.machine.tokens import columns
+from wasmjax.model.transformer import Transformer
 from wasmjax.wasm.lower import FunctionEntry, Lowered, lower
 from wasmjax.wasm.types import Module, ValType
 from wasmjax.wasm.validate import load_bytes
@@ -89,25 +89,23 @@ class Machine:
 
     Args:
       engine: "packed" or "dense". cache: "indexed" or "softmax".
-      weights: the transformer's weights; None: the universal WebAssembly machine.
+      model: the transformer; None: the universal WebAssembly machine, constructed here.
       chunk: most steps per call on the device; output is streamed chunk by chunk.
+
+    Attributes:
+      model: the transformer whose parameters every engine executes.
     """
 
     def __init__(
         self,
         engine: EngineName = "packed",
         cache: CacheName = "indexed",
-        weights: Weights | None = None,
+        model: Transformer | None = None,
         chunk: int = 8192,
     ) -> None:
         use_compilation_cache()
-        self.engine = Engine(
-            build_machine(WASM).weights if weights is None else weights,
-            stop_rule(),
-            engine,
-            cache,
-            chunk,
-        )
+        self.model = Transformer(build_machine(WASM).weights) if model is None else model
+        self.engine = Engine(self.model.weights(), stop_rule(), engine, cache, chunk)
 
     def run(
         self,
