@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 from wasmjax.machine import isa, tokens
 from wasmjax.machine.config import WASM
@@ -52,3 +54,9 @@ def test_every_trap_code():
         code: message for code, message in enumerate(isa.TRAPS) if message
     }
     assert rows[-1][0] == f"{isa.UNSUPPORTED_BASE} + k"
+
+
+def test_support_table_is_generated():
+    script = pathlib.Path(__file__).parent.parent / "scripts" / "support_table.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
