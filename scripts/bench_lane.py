@@ -4,8 +4,8 @@
     .venv/bin/python scripts/bench_lane.py --late=5000000
 
 Runs a loop that loads, stores, multiplies and branches for as long as asked, and the example
-programs. Compilation and the first chunk are warm-up; every chunk is timed on its own
-(block_until_ready: the host reads the chunk's token count), and median and quartiles are over chunks.
+programs. Compilation and the first chunk are warm-up; every chunk is timed on its own (the host
+waits for its token count), and median and quartiles are over chunks.
 """
 
 import json
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     layers, heads, width, ffn = weights.shape
     parameters, nonzero = weights.count()
     plan = getattr(machine.engine.step, "plan", None)
-    print(f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    print(f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}")
     print(
         f"{layers} layers, d_model {width}, {heads} heads, d_ff {ffn}: {parameters:,} parameters, "
         f"{nonzero:,} non-zero; terms per packed step: {plan.count_terms() if plan else '-'}"
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         row = {"name": name, "engine": ENGINE.value, "cache": CACHE.value, **row}
         print(
             f"{name:24} {row['steps_per_s']:10,.0f} steps/s  (quartiles {row['q1']:,.0f} to "
-            f"{row['q3']:,.0f}, {row['chunks']} chunks of {CHUNK.value:,}, last step {row['last_step']:,})",
+            f"{row['q3']:,.0f}, {row['chunks']} chunks, last step {row['last_step']:,})",
             flush=True,
         )
         if JSONL.value:

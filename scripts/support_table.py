@@ -35,11 +35,13 @@ def group(name: str) -> str:
 
 def table() -> str:
     """Markdown: per group, how many operators run, and which trap when reached."""
-    lines = ["| operators | run | trap as \"not yet supported\" |", "|---|---|---|"]
+    lines = ['| operators | run | trap as "not yet supported" |', "|---|---|---|"]
     for title in _GROUPS:
         names = [name for name in OPCODES if group(name) == title]
         missing = [name for name in names if name in operators.UNSUPPORTED]
-        shown = ", ".join(f"`{name}`" for name in missing) if len(missing) < 12 else str(len(missing))
+        shown = (
+            ", ".join(f"`{name}`" for name in missing) if len(missing) < 12 else str(len(missing))
+        )
         lines.append(f"| {title} | {len(names) - len(missing)} | {shown or 'none'} |")
     return "\n".join(lines)
 

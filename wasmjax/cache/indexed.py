@@ -74,7 +74,7 @@ class IndexedCache:
     def __init__(self, symbolic: Symbolic, heads: Heads) -> None:
         self.symbolic, self.heads = symbolic, heads
         self.layers = len(symbolic.layers)
-        self._first = {}
+        self._first: dict[int, int] = {}
         for read in heads.reads:
             self._first[read.store] = min(read.layer, self._first.get(read.store, self.layers))
         self._families: dict[bool, list[list[int]]] = {True: [], False: []}
@@ -136,9 +136,7 @@ class IndexedCache:
             array = (state.written if plan.place.rewritable else state.static)[plan.place.family]
             capacity, columns = array.shape[1] - 1, array.shape[2]
             lo = self.heads.stores[plan.store[0]].lo
-            at = jnp.clip(
-                integer[plan.query], state.seen[plan.store, 0], state.seen[plan.store, 1]
-            )
+            at = jnp.clip(integer[plan.query], state.seen[plan.store, 0], state.seen[plan.store, 1])
             row = jnp.clip(at - lo, 0, capacity - 1) + plan.position * (capacity + 1)
             flat = array.reshape(-1)
             out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))

@@ -6,6 +6,7 @@ recency horizon of the weights (docs/design.md).
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +53,13 @@ class SoftmaxCache:
 
     def rows(self, layer: int) -> list[Row]:
         """Rows of the projections that `attend` takes: q, k, v of every live head."""
+        matrices: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
         return [
             Row(matrix, layer, head, component)
-            for matrix in ("q", "k", "v")
+            for matrix in matrices
             for component in range(2)
             for head in self._heads[layer]
-        ]  # type: ignore[misc]
+        ]
 
     def outputs(self, layer: int) -> list[int]:
         """Entries of what `attend` returns, in order."""
@@ -80,7 +82,9 @@ class SoftmaxCache:
         fits = count <= capacity
         at = jnp.where(active & fits, count - 1, capacity)
         new = jnp.stack([k[0], k[1], v[0], v[1]], axis=1)[:, None, :]
-        kv = jax.lax.dynamic_update_slice(kv, new.astype(kv.dtype), (jnp.zeros_like(at), at, jnp.zeros_like(at)))
+        kv = jax.lax.dynamic_update_slice(
+            kv, new.astype(kv.dtype), (jnp.zeros_like(at), at, jnp.zeros_like(at))
+        )
         score = q[0][:, None] * kv[:, :, 0] + q[1][:, None] * kv[:, :, 1]
         seen = jnp.arange(capacity + 1, dtype=jnp.int32) < count
         weight = jax.nn.softmax(jnp.where(seen, score * self.scale, -jnp.inf), axis=-1)
@@ -136,9 +140,9 @@ class SoftmaxCache:
         while capacity < least[0]:
             capacity *= 2
         kv = tuple(
-            jnp.zeros((old.shape[0], capacity + 1, 4), old.dtype).at[:, : old.shape[1] - 1].set(
-                old[:, :-1]
-            )
+            jnp.zeros((old.shape[0], capacity + 1, 4), old.dtype)
+            .at[:, : old.shape[1] - 1]
+            .set(old[:, :-1])
             for old in state.kv
         )
         return SoftmaxState(kv, jnp.zeros((), jnp.int32), state.beyond)

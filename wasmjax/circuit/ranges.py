@@ -110,9 +110,7 @@ def relu_product(gate: Range, value: Range) -> Range:
         raise RangeError("an inexact signal may not be a gate")
     top, bottom = max(gate.hi, 0.0), max(gate.lo, 0.0)
     ends = [g * v for g in (top, bottom) for v in (value.lo, value.hi)]
-    return Range(
-        min(ends), max(ends), gate.step * value.step, top * value.bound, value.roundings
-    )
+    return Range(min(ends), max(ends), gate.step * value.step, top * value.bound, value.roundings)
 
 
 def tie_margin(const: float, terms: Terms) -> float:

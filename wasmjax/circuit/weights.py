@@ -111,9 +111,7 @@ def compile_circuit(circuit: Circuit, reuse: bool = True) -> Compiled:
 class _Writer:
     def __init__(self, circuit: Circuit, plan: Schedule, allocation: Allocation) -> None:
         self.circuit, self.plan, self.allocation = circuit, plan, allocation
-        heads = max(
-            (sum(_heads(used) for _, used in groups) for groups in plan.groups), default=0
-        )
+        heads = max((sum(_heads(used) for _, used in groups) for groups in plan.groups), default=0)
         self.heads = max(heads, -(-allocation.width // 2), 1)
         self.width = 2 * self.heads
         self.ffn = max(

@@ -4,11 +4,12 @@ A `Session` is one token sequence: prompt, generated tokens, further prompts. Th
 depends on the capacities of the caches only, never on the program.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -111,17 +112,17 @@ class Engine:
         self.compile_seconds = 0.0
         self._compiled: dict[tuple, Callable] = {}
 
-    def precision(self) -> jax.enable_x64:  # type: ignore[valid-type]
+    def precision(self) -> contextlib.AbstractContextManager[None]:
         """The context in which this engine's arrays live."""
         return jax.enable_x64(self.cache.x64)
 
     # -- one step -------------------------------------------------------------------------
 
-    def advance(self, params: object, lane: Lane, keep_all: jax.Array) -> Lane:
+    def advance(self, params: Any, lane: Lane, keep_all: jax.Array) -> Lane:
         """One step of a lane (a no-op unless it is running)."""
         active = lane.status == RUNNING
-        values, within, cache = self.step(params, lane.token, lane.count, lane.cache, active)  # type: ignore[arg-type]
-        fits = ~self.cache.full(cache)  # type: ignore[arg-type]
+        values, within, cache = self.step(params, lane.token, lane.count, lane.cache, active)
+        fits = ~self.cache.full(cache)
         ok = active & fits
         fields = np.array(self.step.fields)
         # Never-emitted fields are 0: gathered from one more value, since a scatter costs more.
@@ -131,7 +132,7 @@ class Engine:
         decides = token[self.stop.field]
         stops = jnp.any(decides == np.array(self.stop.stop, np.int32))
         keeps = jnp.any(decides == np.array(self.stop.keep, np.int32)) | keep_all
-        problem = self.cache.problem(cache)  # type: ignore[arg-type]
+        problem = self.cache.problem(cache)
         status = jnp.where(stops, STOPPED, RUNNING)
         status = jnp.where(jnp.all(within), status, OUT_OF_RANGE)
         status = jnp.where(problem > 0, REFUSED, status)
@@ -144,14 +145,14 @@ class Engine:
             jnp.where(good, token, lane.token),
             lane.count + good.astype(jnp.int32),
             jnp.where(active, status, lane.status),
-            self.cache.commit(lane.cache, cache, ok),  # type: ignore[arg-type]
+            self.cache.commit(lane.cache, cache, ok),
             kept,
             lane.n_kept + (good & keeps).astype(jnp.int32),
             lane.n_steps + good.astype(jnp.int32),
             lane.totals + jnp.where(good, values, 0),
         )
 
-    def _chunk(self, params: object, lane: Lane, limit: jax.Array, keep_all: jax.Array) -> Lane:
+    def _chunk(self, params: Any, lane: Lane, limit: jax.Array, keep_all: jax.Array) -> Lane:
         zero = jnp.zeros((), jnp.int32)
         totals = jnp.zeros_like(lane.totals)
         lane = dataclasses.replace(lane, n_kept=zero, n_steps=zero, totals=totals)
@@ -161,12 +162,12 @@ class Engine:
 
         return jax.lax.while_loop(goes_on, lambda x: self.advance(params, x, keep_all), lane)
 
-    def _force(self, params: object, lane: Lane, tokens_NxF: jax.Array, n: jax.Array) -> Lane:
+    def _force(self, params: Any, lane: Lane, tokens_NxF: jax.Array, n: jax.Array) -> Lane:
         """Feeds the current token and the first n - 1 of `tokens_NxF`; the next is current."""
 
         def body(i: jax.Array, lane: Lane) -> Lane:
-            _, _, cache = self.step(params, lane.token, lane.count, lane.cache, jnp.array(True))  # type: ignore[arg-type]
-            fits = ~self.cache.full(cache)  # type: ignore[arg-type]
+            _, _, cache = self.step(params, lane.token, lane.count, lane.cache, jnp.array(True))
+            fits = ~self.cache.full(cache)
             status = jnp.where(fits, RUNNING, FULL).astype(jnp.int32)
             return dataclasses.replace(
                 lane, token=tokens_NxF[i], count=lane.count + 1, cache=cache, status=status
@@ -235,7 +236,7 @@ class Session:
         with self.engine.precision():
             if isinstance(self.engine.cache, IndexedCache):
                 self._prefill_indexed(self.engine.cache, tokens_NxF)
-            else:
+            elif isinstance(self.engine.cache, SoftmaxCache):
                 self._prefill_by_steps(self.engine.cache, tokens_NxF)
         self.tokens += len(tokens_NxF)
         self.totals += tokens_NxF.sum(axis=0, dtype=np.int64)
@@ -247,7 +248,7 @@ class Session:
             current = np.asarray(self._lane.token)[None]
             cached = np.concatenate([current, tokens_NxF[:-1]])
             state, first = self._lane.cache, self.tokens
-        filled = cache.prefill(state, cached, first, self._least)  # type: ignore[arg-type]
+        filled = cache.prefill(state, cached, first, self._least)
         self._lane = self._new_lane(tokens_NxF[-1], filled, self.tokens + len(tokens_NxF))
 
     def _prefill_by_steps(self, cache: SoftmaxCache, tokens_NxF: np.ndarray) -> None:
@@ -257,10 +258,10 @@ class Session:
             self._lane = self._new_lane(tokens_NxF[0], state, 1)
             tokens_NxF = tokens_NxF[1:]
         total = int(self._lane.count) + len(tokens_NxF)
-        if total >= self._lane.cache.kv[0].shape[1]:  # type: ignore[union-attr]
+        if total >= self._lane.cache.kv[0].shape[1]:
             self._lane = dataclasses.replace(
                 self._lane,
-                cache=cache.grow(self._lane.cache, [total + 1]),  # type: ignore[arg-type]
+                cache=cache.grow(self._lane.cache, [total + 1]),
             )
         if len(tokens_NxF):
             self._lane = self.engine.force(self._lane, tokens_NxF)
@@ -322,7 +323,7 @@ class Session:
             with self.engine.precision():
                 cache = self.engine.cache
                 need = np.atleast_1d(np.asarray(lane.cache.need))
-                grown = cache.grow(lane.cache, need.tolist())  # type: ignore[arg-type]
+                grown = cache.grow(lane.cache, need.tolist())
                 self._lane = dataclasses.replace(
                     lane,
                     cache=dataclasses.replace(grown, need=jnp.zeros_like(lane.cache.need)),
@@ -333,5 +334,5 @@ class Session:
                 f"token {self.tokens}: a field's value lies outside its vocabulary (machine limit)"
             )
         elif status == REFUSED:
-            explained = self.engine.cache.explain(lane.cache)  # type: ignore[arg-type]
+            explained = self.engine.cache.explain(lane.cache)
             raise EngineError(f"token {self.tokens}: {explained}")

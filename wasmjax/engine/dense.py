@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache import Cache
+from wasmjax.cache import Cache, CacheState
 from wasmjax.model.symbolic import Row, Symbolic
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -33,16 +33,18 @@ class Dense:
 
     def params(self) -> dict[str, jax.Array]:
         """The weights, as arguments of the compiled step."""
-        return {name: jnp.asarray(x, self.dtype) for name, x in self.symbolic.weights.arrays().items()}
+        return {
+            name: jnp.asarray(x, self.dtype) for name, x in self.symbolic.weights.arrays().items()
+        }
 
     def __call__(
         self,
         params: dict[str, jax.Array],
         token: jax.Array,
         count: jax.Array,
-        state: object,
+        state: CacheState,
         active: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, object]:
+    ) -> tuple[jax.Array, jax.Array, CacheState]:
         """One step; see `wasmjax.engine.packed.Packed.__call__`."""
         vocabulary = self.symbolic.weights.vocabulary
         layers, heads, _, _ = self.symbolic.weights.shape
@@ -58,10 +60,10 @@ class Dense:
             )
             index, factor = self._rows[layer]
             y = qkv.reshape(-1)[index] * jnp.asarray(factor, self.dtype)
-            out, state = self.cache.attend(layer, state, y, count, active)  # type: ignore[arg-type]
+            out, state = self.cache.attend(layer, state, y, count, active)
             at = self._outputs[layer]
-            o_Hx2 = jnp.zeros((heads, 2), self.dtype).at[at[:, 0], at[:, 1]].set(
-                out.astype(self.dtype)
+            o_Hx2 = (
+                jnp.zeros((heads, 2), self.dtype).at[at[:, 0], at[:, 1]].set(out.astype(self.dtype))
             )
             x_D = x_D + jnp.einsum("dhc,hc->d", params["w_o"][layer], o_Hx2, precision=_HIGHEST)
             gate = jnp.einsum("nd,d->n", params["w_gate"][layer], x_D, precision=_HIGHEST)

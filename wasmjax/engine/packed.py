@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache import Cache
+from wasmjax.cache import Cache, CacheState
 from wasmjax.engine.plan import Level, Plan, build_plan, terms
 from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
@@ -144,8 +144,8 @@ class Packed:
         return None
 
     def __call__(
-        self, params: None, token: jax.Array, count: jax.Array, state: object, active: jax.Array
-    ) -> tuple[jax.Array, jax.Array, object]:
+        self, params: None, token: jax.Array, count: jax.Array, state: CacheState, active: jax.Array
+    ) -> tuple[jax.Array, jax.Array, CacheState]:
         """One step.
 
         Args:
@@ -162,7 +162,7 @@ class Packed:
                 pool = jnp.concatenate([pool, level(pool)])
             if rows is not None:
                 y = rows.in_order(pool)
-                out, state = self.cache.attend(number, state, y, count, active)  # type: ignore[arg-type]
+                out, state = self.cache.attend(number, state, y, count, active)
                 pool = jnp.concatenate([pool, out.astype(pool.dtype)])
             for level in ffn_wires:
                 pool = jnp.concatenate([pool, level(pool)])

@@ -119,10 +119,10 @@ def _compare(step: Step, digits: list[Affine], lanes: Lanes) -> None:
                 d = d + weight * 2 ** (n + 1) * sign
     add_to(lanes, 0, step.flag("cmp_one"))
     for name, threshold in (("ge", 2**n - 1), ("gt", 2**n)):
-        for suffix, sign in (("pos", 1), ("neg", -1)):
-            if step.has(f"{name}_{suffix}"):
-                hit = c.step(f"{name}_{suffix}", d, threshold, step.flag(f"{name}_{suffix}"))
-                add_to(lanes, 0, sign * hit)
+        for suffix, weight in (("pos", 1), ("neg", -1)):
+            column = f"{name}_{suffix}"
+            if step.has(column):
+                add_to(lanes, 0, weight * c.step(column, d, threshold, step.flag(column)))
 
 
 def _multiplier(step: Step, tables: Tables, n: int) -> tuple[list[Affine], list[Affine]]:

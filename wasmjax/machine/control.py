@@ -88,7 +88,9 @@ def _exhausted(step: Step, tables: Tables) -> Affine:
     limits = (step.c[0] + 256 * step.c[1], step.c[2] + 256 * step.c[3])
     hits = total(
         tables.lookup(f"{name} limit", running - limit + 128, reached)[0]
-        for name, running, limit in zip(("depth", "slot"), (step.depth, step.sp), limits, strict=True)
+        for name, running, limit in zip(
+            ("depth", "slot"), (step.depth, step.sp), limits, strict=True
+        )
     )
     both = 2 * step.flag("call") + hits
     return c.wire(

@@ -70,16 +70,15 @@ def _fetch(
     """The instruction at ip: control columns, immediates, operand descriptors, targets."""
     values: dict[str, Affine] = {}
     for column in isa.CONTROLS:
-        table = [0, *(isa.OPS[op].get(column, 0) for op in config.instructions)]
-        if any(table):
-            values[f"op.{column}"] = circuit.embed(f"op.{column}", "op", table.__getitem__)
+        word = [0, *(isa.OPS[op].get(column, 0) for op in config.instructions)]
+        if any(word):
+            values[f"op.{column}"] = circuit.embed(f"op.{column}", "op", word.__getitem__)
     for k, signal in enumerate(spaces.value.flat()):
         values[f"imm.{k}"] = signal
     for name in "abcd":
-        for base, code in (("sp", 1), ("fp", 2)):
-            values[f"base_{name} is {base}"] = circuit.embed(
-                f"base_{name} is {base}", f"base_{name}", lambda v, code=code: float(v == code)
-            )
+        for base, table in (("sp", (0.0, 1.0, 0.0)), ("fp", (0.0, 0.0, 1.0))):
+            signal = circuit.embed(f"base_{name} is {base}", f"base_{name}", table.__getitem__)
+            values[f"base_{name} is {base}"] = signal
         values[f"offset_{name}"] = circuit.number(f"offset_{name}")
     names = ["dsp", *(name for name in columns(config) if name.startswith("aux"))]
     names += [f"{name}{k}" for name in ("next", "target") for k in range(config.ip_digits)]

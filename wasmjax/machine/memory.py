@@ -70,8 +70,7 @@ def _effective_address(step: Step, trap: Affine) -> list[Affine]:
     carries.append(ZERO)
     gate = step.flag("store") - trap
     return [
-        c.reglu(f"address {k}", gate, sums[k] + carries[k] - 256 * carries[k + 1])
-        for k in range(4)
+        c.reglu(f"address {k}", gate, sums[k] + carries[k] - 256 * carries[k + 1]) for k in range(4)
     ]
 
 
@@ -90,7 +89,10 @@ def _load(step: Step, banks: list[Bank], pages: Affine, trap: Affine, lanes: Lan
     )
     # Where in the word the access starts: 0..14, one-hot and thresholds from the same neurons.
     start = low[0] - 8 * step.a.word + byte_of_offset
-    ramp = {t: c.reglu(f"load start > {t}", start - t) for t in range(-1, 14)} | {14: ZERO, 15: ZERO}
+    ramp = {t: c.reglu(f"load start > {t}", start - t) for t in range(-1, 14)} | {
+        14: ZERO,
+        15: ZERO,
+    }
 
     def at_least(t: int) -> Affine:
         return ramp[t - 1] - ramp[t]
@@ -163,7 +165,10 @@ def _load_sign(
         sign = c.step(f"bank {b} sign", byte[b], 128)
         negative.append(
             c.wire(
-                f"bank {b} negative", last + sign, (0, 2), "one size at a time, plus a step function"
+                f"bank {b} negative",
+                last + sign,
+                (0, 2),
+                "one size at a time, plus a step function",
             )
             + matched[b]
         )

@@ -27,6 +27,10 @@ def _fill(width: int, k: int) -> Function:
     return lambda t: float((ones & ~(ones >> t % width)) >> 8 * k & 255)
 
 
+def _multiple_of(width: int) -> Function:
+    return lambda t: float(t % width == 0)
+
+
 def _functions() -> dict[str, Function]:
     """What is needed of the shift count t (its low byte)."""
     out: dict[str, Function] = {
@@ -38,7 +42,7 @@ def _functions() -> dict[str, Function]:
             out[f"left{width} {q}"] = _lanes_moved(width, False, q)
             out[f"right{width} {q}"] = _lanes_moved(width, True, q)
             out[f"fill{width} {q}"] = _fill(width, q)
-        out[f"zero{width}"] = lambda t, width=width: float(t % width == 0)
+        out[f"zero{width}"] = _multiple_of(width)
     return out
 
 

@@ -138,16 +138,14 @@ def _banks(
     """Rotates the value into the banks that a store touches (88 neurons)."""
     digits = [circuit.number(f"a{k}") for k in range(1, config.address_digits)]
     low = circuit.embed("a0.word", "a0", lambda a: a >> 3)
-    word = circuit.wire(
-        "word", low + total(32 * 256**k * a for k, a in enumerate(digits)) - bos
-    )
-    bank_is = [
-        circuit.embed(f"bank is {q}", "a0", lambda a, q=q: float(a & 7 == q)) for q in range(BANKS)
-    ]
+    word = circuit.wire("word", low + total(32 * 256**k * a for k, a in enumerate(digits)) - bos)
+
+    def bank(name: str, holds: Callable[[int], bool]) -> Affine:
+        return circuit.embed(name, "a0", lambda a: float(holds(a & 7)))
+
+    bank_is = [bank(f"bank is {q}", q.__eq__) for q in range(BANKS)]
     # A byte that wrapped past bank 7 lies in the next word.
-    wrapped = [
-        circuit.embed(f"bank > {b}", "a0", lambda a, b=b: float(a & 7 > b)) for b in range(BANKS)
-    ]
+    wrapped = [bank(f"bank > {b}", b.__lt__) for b in range(BANKS)]
     width = {w: _is(circuit, kind) for w, kind in _STORES.items()}
     banks = []
     for b in range(BANKS):
@@ -155,9 +153,7 @@ def _banks(
             circuit.reglu(f"bank {b} byte {(b - q) % 8}", bank_is[q], value.byte[(b - q) % 8])
             for q in range(BANKS)
         ]
-        byte = circuit.wire(
-            f"bank {b} value", total(rotated), (0, 255), "exactly one bank_is is 1"
-        )
+        byte = circuit.wire(f"bank {b} value", total(rotated), (0, 255), "exactly one bank_is is 1")
         touched = width[8] + total(
             circuit.reglu(
                 f"bank {b} touched by {w}",
@@ -175,4 +171,3 @@ def _banks(
         )
         banks.append(Bank(space, byte, own))
     return banks
-

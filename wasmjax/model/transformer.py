@@ -86,8 +86,12 @@ class Transformer(nnx.Module):
         self.blocks = nnx.List(
             [
                 Block(
-                    Attention(*(param(getattr(weights, n)[i]) for n in ("w_q", "w_k", "w_v", "w_o"))),
-                    FeedForward(*(param(getattr(weights, n)[i]) for n in ("w_gate", "w_in", "w_out"))),
+                    Attention(
+                        *(param(w[i]) for w in (weights.w_q, weights.w_k, weights.w_v, weights.w_o))
+                    ),
+                    FeedForward(
+                        *(param(w[i]) for w in (weights.w_gate, weights.w_in, weights.w_out))
+                    ),
                 )
                 for i in range(weights.shape[0])
             ]
@@ -133,14 +137,19 @@ class Transformer(nnx.Module):
 
         vocabulary: tuple[Vocabulary, ...] = self.vocabulary
         return Weights(
-            vocabulary,
-            [array(table) for table in self.embedding],
-            array(self.position),
-            *(stacked("attention", name) for name in ("w_q", "w_k", "w_v", "w_o")),
-            *(stacked("feed_forward", name) for name in ("w_gate", "w_in", "w_out")),
-            [
+            vocabulary=vocabulary,
+            embedding=[array(table) for table in self.embedding],
+            position=array(self.position),
+            w_q=stacked("attention", "w_q"),
+            w_k=stacked("attention", "w_k"),
+            w_v=stacked("attention", "w_v"),
+            w_o=stacked("attention", "w_o"),
+            w_gate=stacked("feed_forward", "w_gate"),
+            w_in=stacked("feed_forward", "w_in"),
+            w_out=stacked("feed_forward", "w_out"),
+            unembedding=[
                 array(self.unembedding[field.name]) if field.emitted else None
                 for field in vocabulary
             ],
-            float(self.softmax_scale),
+            softmax_scale=float(self.softmax_scale),
         )

@@ -1,0 +1,58 @@
+"""What every KV cache offers the engines."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+
+from wasmjax.model.symbolic import Row, Symbolic
+
+CacheState = Any
+"""A pytree of arrays; its type belongs to the cache."""
+
+
+class Cache(Protocol):
+    """Layout of a KV cache; immutable, the contents are a `CacheState` that is passed around.
+
+    Attributes:
+      name: "indexed" or "softmax". x64: whether its arrays are float64.
+      symbolic: the transformer's weights on forms.
+    """
+
+    name: str
+    x64: bool
+    symbolic: Symbolic
+
+    def rows(self, layer: int) -> list[Row]:
+        """Rows of the projections that `attend` takes, in order."""
+
+    def outputs(self, layer: int) -> list[int]:
+        """Entries (wasmjax.model.symbolic) of what `attend` returns, in order."""
+
+    def attend(
+        self,
+        layer: int,
+        state: CacheState,
+        y: jax.Array,
+        count: jax.Array,
+        active: jax.Array,
+    ) -> tuple[jax.Array, CacheState]:
+        """Writes the current token's keys and values, then answers its queries."""
+
+    def commit(self, old: CacheState, new: CacheState, ok: jax.Array) -> CacheState:
+        """The state after a token that was accepted (`ok`) or must be repeated."""
+
+    def full(self, state: CacheState) -> jax.Array:
+        """Whether the last token did not fit."""
+
+    def problem(self, state: CacheState) -> jax.Array:
+        """Non-zero if the last token cannot be remembered exactly."""
+
+    def explain(self, state: CacheState) -> str:
+        """What `problem` means."""
+
+    def grow(self, state: CacheState, least: Sequence[int]) -> CacheState:
+        """The same contents with more room."""
+
+    def default_capacities(self) -> list[int]:
+        """Room to make at first."""
