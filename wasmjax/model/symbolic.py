@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from wasmjax.circuit.weights import Weights
+from wasmjax.model.pack import pack
 
 Form = dict[int, float]
 """Entry number -> coefficient. Entry 0 is the constant 1."""
@@ -90,6 +91,11 @@ class Symbolic:
         self._wire_of: dict[tuple[int, tuple[tuple[int, float], ...]], int] = {}
         layers, _, width, _ = weights.shape
         self._residual: list[Form] = [{} for _ in range(width)]
+        # Rows of what reads the residual stream, and (transposed) of what writes to it.
+        self._reads = {
+            n: pack(getattr(weights, n)) for n in ("w_q", "w_k", "w_v", "w_gate", "w_in")
+        }
+        self._writes = {n: pack(np.moveaxis(getattr(weights, n), 1, -1)) for n in ("w_o", "w_out")}
         self._embed()
         for layer in range(layers):
             self.layers.append(self._layer(layer))
@@ -98,10 +104,7 @@ class Symbolic:
 
     def row(self, row_D: np.ndarray) -> Form:
         """The form of a weight row on the residual stream (in the end: the final one)."""
-        out: Form = {}
-        for c in np.flatnonzero(row_D):
-            add(out, self._read(int(c)), float(row_D[c]))
-        return out
+        return self._row(pack(row_D).row())
 
     def projection(self, row: Row) -> Form:
         """The form of a projection's row, as its layer reads the residual stream."""
@@ -109,6 +112,12 @@ class Symbolic:
         heads = {"q": layer.q, "k": layer.k, "v": layer.v}[row.matrix]
         form = heads[row.head][row.component]
         return {entry: weight * row.factor for entry, weight in form.items()}
+
+    def _row(self, terms: list[tuple[int, float]]) -> Form:
+        out: Form = {}
+        for c, weight in terms:
+            add(out, self._read(c), weight)
+        return out
 
     def _read(self, coordinate: int) -> Form:
         form = self._residual[coordinate]
@@ -154,59 +163,59 @@ class Symbolic:
             add(self._residual[c], {COUNT: 1.0}, float(self.weights.position[c]))
 
     def _layer(self, layer: int) -> Layer:
-        w = self.weights
-        q, k, v = {}, {}, {}
+        w_q, w_k, w_v = (self._reads[name] for name in ("w_q", "w_k", "w_v"))
+        q: dict[int, tuple[Form, Form]] = {}
+        k: dict[int, tuple[Form, Form]] = {}
+        v: dict[int, tuple[Form, Form]] = {}
         outputs: dict[tuple[int, int], int] = {}
         writes: list[tuple[int, int, float]] = []
-        for head in range(w.w_q.shape[1]):
-            out = w.w_o[layer, :, head, :]
-            used = [c for c in range(2) if np.any(out[:, c]) and np.any(w.w_v[layer, head, c])]
+        for head in range(w_q.shape[1]):
+            targets = [self._writes["w_o"].row(layer, head, c) for c in range(2)]
+            used = [c for c in range(2) if targets[c] and w_v.row(layer, head, c)]
             if not used:
                 continue
-            q[head] = (self.row(w.w_q[layer, head, 0]), self.row(w.w_q[layer, head, 1]))
-            k[head] = (self.row(w.w_k[layer, head, 0]), self.row(w.w_k[layer, head, 1]))
-            v[head] = (self.row(w.w_v[layer, head, 0]), self.row(w.w_v[layer, head, 1]))
+            for forms, matrix in ((q, w_q), (k, w_k), (v, w_v)):
+                first, second = (self._row(matrix.row(layer, head, c)) for c in range(2))
+                forms[head] = first, second
             for component in used:
                 entry = self._new(Entry("head", (layer, head, component), own=False))
                 outputs[head, component] = entry
-                for c in np.flatnonzero(out[:, component]):
-                    writes.append((int(c), entry, float(out[c, component])))
+                writes += [(c, entry, weight) for c, weight in targets[component]]
         for c, entry, weight in writes:
             add(self._residual[c], {entry: 1.0}, weight)
         return Layer(q, k, v, outputs, self._neurons(layer))
 
     def _neurons(self, layer: int) -> list[Neuron]:
-        w = self.weights
+        w_gate, w_in = self._reads["w_gate"], self._reads["w_in"]
         neurons: list[Neuron] = []
         writes: list[tuple[int, Form, float]] = []
-        for index in range(w.w_gate.shape[1]):
-            out = w.w_out[layer, :, index]
-            targets = np.flatnonzero(out)
-            if not targets.size:
+        for index in range(w_gate.shape[1]):
+            targets = self._writes["w_out"].row(layer, index)
+            if not targets:
                 continue
-            gate = self.row(w.w_gate[layer, index])
+            gate = self._row(w_gate.row(layer, index))
             if all(entry == ONE for entry in gate):
                 # A constant gate makes the neuron linear: no neuron is needed for it.
                 scale = max(gate.get(ONE, 0.0), 0.0)
-                form = self._stale_or_row(w.w_in[layer, index])
-                writes += [(int(c), form, scale * float(out[c])) for c in targets]
+                form = self._stale_or_row(w_in.row(layer, index))
+                writes += [(c, form, scale * weight) for c, weight in targets]
                 continue
-            value = self.row(w.w_in[layer, index])
+            value = self._row(w_in.row(layer, index))
             own = all(self.entries[e].own for e in (*gate, *value)) and COUNT not in value
             entry = self._new(Entry("neuron", (layer, index), own=own and COUNT not in gate))
             neurons.append(Neuron(index, gate, value, entry))
-            writes += [(int(c), {entry: 1.0}, float(out[c])) for c in targets]
+            writes += [(c, {entry: 1.0}, weight) for c, weight in targets]
         for c, form, weight in writes:
             add(self._residual[c], form, weight)
         return neurons
 
-    def _stale_or_row(self, row_D: np.ndarray) -> Form:
+    def _stale_or_row(self, terms: list[tuple[int, float]]) -> Form:
         """A linear neuron's value; a plain copy of one coordinate stays a sum of its entries,
         so that subtracting a stale coordinate leaves exactly nothing."""
-        (c, *more) = np.flatnonzero(row_D).tolist() or [None]
-        if c is not None and not more:
-            return {e: weight * float(row_D[c]) for e, weight in self._residual[c].items()}
-        return self.row(row_D)
+        if len(terms) == 1:
+            ((c, factor),) = terms
+            return {e: weight * factor for e, weight in self._residual[c].items()}
+        return self._row(terms)
 
 
 def add(form: Form, other: Form, weight: float) -> None:
