@@ -319,7 +319,7 @@ def _signed(bits: int, type_: ValType) -> int:
 @functools.cache
 def use_compilation_cache() -> None:
     """Keeps compiled steps on disk, unless the user has configured a place already."""
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     jax.config.update("jax_compilation_cache_dir", os.path.join(home, "wasmjax", "jit"))
