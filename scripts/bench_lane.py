@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import jax
 import wasmtime
@@ -44,28 +45,56 @@ LOOP = """
 """
 
 
-def measure(run: vm.Run, skip: int, chunks: int) -> dict[str, float]:
-    """Steps per second over `chunks` chunks after `skip` steps (first chunk: warm-up)."""
-    rates, seen, before = [], 0, 0
-    start = time.perf_counter()
-    for _ in run.tokens(None):
-        now = time.perf_counter()
-        seen, made = run.steps, run.steps - before
-        if before >= skip and before > 0:
-            rates.append(made / (now - start))
-        if len(rates) >= chunks:
+def timed_chunk(chunks: Iterator[object], run: vm.Run) -> float:
+    """Steps per second of the next chunk."""
+    before, start = run.steps, time.perf_counter()
+    next(chunks)
+    return (run.steps - before) / (time.perf_counter() - start)
+
+
+def summary(rates: list[float]) -> dict[str, float]:
+    quartiles = statistics.quantiles(rates, n=4)
+    return {"steps_per_s": statistics.median(rates), "q1": quartiles[0], "q3": quartiles[-1]}
+
+
+def measure(run: vm.Run, chunks: int) -> dict[str, float]:
+    """Steps per second over up to `chunks` full chunks after the first (warm-up)."""
+    stream, rates = run.tokens(None), []
+    timed_chunk(stream, run)
+    while len(rates) < chunks:
+        rate = timed_chunk(stream, run)
+        if run.stopped:  # the last chunk is short and mostly overhead
             break
-        before, start = seen, time.perf_counter()
-    # The last chunk of a program that ended is short and mostly overhead.
-    rates = rates[:-1] if run.stopped and len(rates) > 1 else rates
-    quartiles = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
-    return {
-        "steps_per_s": statistics.median(rates),
-        "q1": quartiles[0],
-        "q3": quartiles[-1],
-        "chunks": len(rates),
-        "last_step": seen,
-    }
+        rates.append(rate)
+    return {**summary(rates), "chunks": len(rates), "last_step": run.steps}
+
+
+def early_and_late(
+    start: Callable[[], vm.Run], late_step: int, chunks: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The same program around step 10,000 and around `late_step`, chunk by chunk in turn."""
+    late = start()
+    late_stream = late.tokens(None)
+    while late.steps < late_step:
+        next(late_stream)
+        print(f"\r  {late.steps:,} of {late_step:,} steps", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    early_rates, late_rates = [], []
+    early = None
+    for _ in range(chunks):
+        if early is None or early.steps > 100_000:
+            early = start()
+            early_stream = early.tokens(None)
+            timed_chunk(early_stream, early)
+        early_rates.append(timed_chunk(early_stream, early))
+        late_rates.append(timed_chunk(late_stream, late))
+    rows = [summary(early_rates), summary(late_rates)]
+    for row, run in zip(rows, (early, late), strict=True):
+        row |= {"chunks": chunks, "last_step": run.steps}
+    rows[1]["late_over_early"] = statistics.median(
+        late / early for early, late in zip(early_rates, late_rates, strict=True)
+    )
+    return rows[0], rows[1]
 
 
 def main(argv: list[str]) -> None:
@@ -81,22 +110,27 @@ def main(argv: list[str]) -> None:
         f"{nonzero:,} non-zero; terms per packed step: {plan.count_terms() if plan else '-'}"
     )
     loop = vm.load(bytes(wasmtime.wat2wasm(LOOP)))
-    cases = [("loop", loop, [], 0)]
-    if LATE.value:
-        cases.append((f"loop at step {LATE.value:,}", loop, [], LATE.value))
     collatz = vm.load(EXAMPLES / "collatz.wasm")
-    cases.append(("collatz 27", collatz, ["27"], 0))
-    for name, module, args, skip in cases:
-        row = measure(machine.start(module, [name, *args]), skip, CHUNKS.value)
-        row = {"name": name, "engine": ENGINE.value, "cache": CACHE.value, **row}
+    rows = [
+        ("loop", measure(machine.start(loop, ["loop"]), CHUNKS.value)),
+        ("collatz 27", measure(machine.start(collatz, ["collatz", "27"]), CHUNKS.value)),
+    ]
+    if LATE.value:
+        early, late = early_and_late(
+            lambda: machine.start(loop, ["loop"]), LATE.value, CHUNKS.value
+        )
+        rows += [("loop near step 10,000", early), (f"loop near step {LATE.value:,}", late)]
+    for name, row in rows:
         print(
-            f"{name:24} {row['steps_per_s']:10,.0f} steps/s  (quartiles {row['q1']:,.0f} to "
-            f"{row['q3']:,.0f}, {row['chunks']} chunks, last step {row['last_step']:,})",
-            flush=True,
+            f"{name:26} {row['steps_per_s']:10,.0f} steps/s  (quartiles {row['q1']:,.0f} to "
+            f"{row['q3']:,.0f}, {row['chunks']} chunks, last step {row['last_step']:,})"
         )
         if JSONL.value:
+            record = {"name": name, "engine": ENGINE.value, "cache": CACHE.value, **row}
             with open(JSONL.value, "a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(record) + "\n")
+    if LATE.value:
+        print(f"late over early, median of pairs in turn: {late['late_over_early']:.3f}")
     print(f"compilation: {machine.engine.compile_seconds:.2f} s")
 
 
