@@ -6,9 +6,9 @@ import pytest
 import programs
 from wasmjax.machine import isa
 from wasmjax.machine.config import SMALL, WASM
+from wasmjax.machine.describe import describe, trap_message
 from wasmjax.machine.program import prompt
 from wasmjax.machine.tokens import columns, token
-from wasmjax.machine.describe import describe, trap_message
 from wasmjax.oracle.diff import LENGTH, first_divergence
 from wasmjax.oracle.execute import Oracle
 
