@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from wasmjax.model.symbolic import Row, Symbolic
 
@@ -53,6 +54,11 @@ class Cache(Protocol):
 
     def grow(self, state: CacheState, least: Sequence[int]) -> CacheState:
         """The same contents with more room."""
+
+    def stored(
+        self, state: CacheState, tokens_NxF: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What lies where tokens would write: their own values and the ones now there, [N, C]."""
 
     def default_capacities(self) -> list[int]:
         """Room to make at first."""

@@ -279,6 +279,30 @@ class IndexedCache:
             jnp.zeros((), jnp.int32),
         )
 
+    def stored(
+        self, state: IndexedState, tokens_NxF: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What lies where tokens would write: their own values and the ones now there, [N, C].
+
+        C runs over the columns of the stores that the tokens are members of. Addresses that were
+        never written answer like the first token.
+        """
+        values = OwnEvaluator(self.symbolic, tokens_NxF, count)
+        form = self.symbolic.projection
+        own, found = [], []
+        for number, (store, place) in enumerate(zip(self.heads.stores, self.places, strict=True)):
+            if not (values.form(form(store.member)) > -store.far / 2).all():
+                continue
+            array = np.asarray((state.written if place.rewritable else state.static)[place.family])
+            rows = np.rint(values.form(form(store.key))).astype(np.int64) - store.lo
+            # A row beyond the bucket was never written.
+            rows[(rows < 0) | (rows >= self._capacity(state, number))] = 0
+            own.append(np.stack([values.form(form(c)) for c in store.columns], axis=1))
+            found.append(array[place.position, rows])
+        if not own:
+            return np.zeros((len(tokens_NxF), 0)), np.zeros((len(tokens_NxF), 0))
+        return np.concatenate(own, axis=1), np.concatenate(found, axis=1)
+
     def default_capacities(self) -> list[int]:
         """Rows to make room for at first: small buckets would be outgrown and compiled again."""
         return [65536 if store.rewritable else 1024 for store in self.heads.stores]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wasmjax.model.own import OwnEvaluator
 from wasmjax.model.symbolic import COUNT, Row, Symbolic
 
 
@@ -124,6 +125,36 @@ class SoftmaxCache:
     def full(self, state: SoftmaxState) -> jax.Array:
         """Whether the last token did not fit."""
         return state.need > 0
+
+    def stored(
+        self, state: SoftmaxState, tokens_NxF: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What lies where tokens would write: their own values and the ones now there, [N, C].
+
+        C runs over both value components of the heads whose keys the tokens have.
+        """
+        values = OwnEvaluator(self.symbolic, tokens_NxF, count)
+        own, found = [], []
+        for layer, heads in enumerate(self._heads):
+            forms = self.symbolic.layers[layer]
+            kv = np.asarray(state.kv[layer])[:, : count - 1]
+            for h, head in enumerate(heads):
+                k1, k2 = (values.form(form) for form in forms.k[head])
+                if not (k2 + k1**2 / 4 > -(k1**2) / 4 - 1).all() or not forms.k[head][0]:
+                    continue  # outsiders, or a uniform head
+                own.append(np.stack([values.form(form) for form in forms.v[head]], axis=1))
+                found.append(self._latest(kv[h], k1))
+        if not own:
+            return np.zeros((len(tokens_NxF), 0)), np.zeros((len(tokens_NxF), 0))
+        return np.concatenate(own, axis=1), np.concatenate(found, axis=1)
+
+    @staticmethod
+    def _latest(kv_Nx4: np.ndarray, wanted_M: np.ndarray) -> np.ndarray:
+        """Values of the latest member with each key (the first token's if there is none)."""
+        k1, k2 = kv_Nx4[:, 0], kv_Nx4[:, 1]
+        member = np.flatnonzero(k2 + k1**2 / 4 > -(k1**2) / 4 - 1)
+        row_of = {float(key): int(row) for row, key in zip(member, k1[member], strict=True)}
+        return kv_Nx4[[row_of.get(float(key), 0) for key in wanted_M], 2:]
 
     def default_capacities(self) -> list[int]:
         """Tokens to make room for at first."""

@@ -309,6 +309,17 @@ class Session:
             self._settle()
             yield steps, tokens
 
+    def stored(self, tokens_NxF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What lies where tokens would write: their own values and those now there, [N, C].
+
+        Raises:
+          EngineError: if the current token, which is in no cache yet, is no stop token.
+        """
+        if not self.stopped or self._lane is None:
+            raise EngineError("the contents can be read when the program has stopped")
+        with self.engine.precision():
+            return self.engine.cache.stored(self._lane.cache, tokens_NxF, self.tokens)
+
     @property
     def stopped(self) -> bool:
         """Whether the last token was a stop token."""

@@ -57,14 +57,15 @@ class StepExplanation:
     """One step of the transformer.
 
     Attributes:
-      index: index of the token whose successor is explained. token: its field values.
+      index: index of the token whose successor is explained.
+      tokens: the sequence up to it, field values [index + 1, F].
       heads, neurons: live heads; neurons with a non-zero output.
       residual: after the embedding and after each layer, [D].
       emitted: field name -> value with the largest logit.
     """
 
     index: int
-    token: tuple[int, ...]
+    tokens: np.ndarray
     heads: tuple[HeadStep, ...]
     neurons: tuple[NeuronStep, ...]
     residual: tuple[np.ndarray, ...]
@@ -109,9 +110,8 @@ def explain(
         for field, rows in zip(weights.vocabulary, weights.unembedding, strict=True)
         if rows is not None
     }
-    token = tuple(int(v) for v in tokens_NxF[index])
     return StepExplanation(
-        index, token, tuple(head_steps), tuple(neuron_steps), tuple(residual), emitted
+        index, tokens_NxF, tuple(head_steps), tuple(neuron_steps), tuple(residual), emitted
     )
 
 

@@ -1,0 +1,122 @@
+"""Commands and their options. Nothing here imports JAX: `--help` is quick."""
+
+import argparse
+from collections.abc import Sequence
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line; `.command` is the function to call with the result."""
+    parser = argparse.ArgumentParser(
+        prog="wasmjax", description="WebAssembly programs executed inside a transformer."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _run(commands)
+    _trace(commands)
+    _inspect(commands)
+    _diff(commands)
+    _explain(commands)
+    _weights(commands)
+    _check(commands)
+    return parser.parse_args(argv)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, what: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+
+
+def _program(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--engine", default="packed", choices=("packed", "dense"))
+    machine.add_argument("--cache", default="indexed", choices=("indexed", "softmax"))
+    machine.add_argument("--weights", metavar="FILE", help="weights to use (see wasmjax weights)")
+    limits = parser.add_argument_group("program")
+    limits.add_argument("--call", metavar="EXPORT", help="call this function instead of _start")
+    limits.add_argument("--max-steps", type=_positive, metavar="N", help="most VM steps")
+    limits.add_argument("--max-memory-pages", type=_natural, metavar="N", help="default 256")
+    limits.add_argument("--call-depth", type=_positive, metavar="N", help="default 1024")
+    limits.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("program", metavar="PROG.wasm")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="the program's arguments")
+
+
+def _run(commands: argparse._SubParsersAction) -> None:
+    run = _add(commands, "run", "run a program; its exit status is this command's")
+    run.add_argument("--json", action="store_true", help="the last line on stderr as JSON")
+    _program(run)
+    run.set_defaults(command=_later("run", "run"))
+
+
+def _trace(commands: argparse._SubParsersAction) -> None:
+    trace = _add(commands, "trace", "print a record of every VM step")
+    trace.add_argument("--from", dest="first", type=_natural, default=0, metavar="STEP")
+    trace.add_argument("--to", dest="last", type=_natural, metavar="STEP", help="last step shown")
+    trace.add_argument("--json", action="store_true", help="one JSON object a step")
+    trace.add_argument("--tokens", action="store_true", help="the fields of every token")
+    _program(trace)
+    trace.set_defaults(command=_later("trace", "trace"))
+
+
+def _inspect(commands: argparse._SubParsersAction) -> None:
+    inspect = _add(commands, "inspect", "show functions, lowered code, prompt, what is missing")
+    inspect.add_argument("--code", action="store_true", help="list the lowered instructions")
+    inspect.add_argument("program", metavar="PROG.wasm")
+    inspect.set_defaults(command=_later("trace", "inspect"))
+
+
+def _diff(commands: argparse._SubParsersAction) -> None:
+    diff = _add(commands, "diff", "compare an engine's tokens with the integer oracle's")
+    _program(diff)
+    diff.set_defaults(command=_later("trace", "diff"))
+
+
+def _explain(commands: argparse._SubParsersAction) -> None:
+    explain = _add(commands, "explain", "show what every head does in one step")
+    explain.add_argument("--step", type=_natural, required=True, metavar="N", help="from 0")
+    explain.add_argument("--json", action="store_true")
+    explain.add_argument("--rows", action="store_true", help="the projections' entries too")
+    _program(explain)
+    explain.set_defaults(command=_later("explain", "explain"))
+
+
+def _weights(commands: argparse._SubParsersAction) -> None:
+    weights = _add(commands, "weights", "build, save and describe the machine's weights")
+    weights.add_argument("file", nargs="?", metavar="FILE", help="describe a saved file")
+    weights.add_argument("-o", "--output", metavar="FILE", help="save to this safetensors file")
+    weights.set_defaults(command=_later("weights", "weights"))
+
+
+def _check(commands: argparse._SubParsersAction) -> None:
+    check = _add(commands, "check", "prove the machine's exactness and print its limits")
+    check.add_argument(
+        "--dtype", default="float32", choices=("float32", "tf32", "bfloat16", "float64")
+    )
+    check.add_argument("--cache", default="indexed", choices=("indexed", "softmax"))
+    check.add_argument("--signals", action="store_true", help="list every signal's range")
+    check.set_defaults(command=_later("weights", "check"))
+
+
+class _later:
+    """A command that is imported when it is called."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, args: argparse.Namespace) -> int:
+        import importlib
+
+        command = getattr(importlib.import_module(f"wasmjax.cli.{self.module}"), self.name)
+        return int(command(args))
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
