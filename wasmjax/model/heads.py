@@ -124,9 +124,7 @@ class _StoreBuilder:
 
     def build(self) -> Store:
         columns = tuple(self.columns)
-        return Store(
-            self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns
-        )
+        return Store(self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns)
 
 
 def _name(layer: int, head: int) -> str:
@@ -202,4 +200,3 @@ def _require_integers(symbolic: Symbolic, value: Row) -> None:
     sampled = OwnEvaluator(symbolic, tokens).form(form)
     if (sampled != np.rint(sampled)).any():
         raise CertificateError(f"{name}: a uniform head's values are not integers")
-

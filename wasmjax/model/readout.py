@@ -33,9 +33,7 @@ def readouts(symbolic: Symbolic) -> list[Readout]:
     """
     weights = symbolic.weights
     out = []
-    for f, (field, rows) in enumerate(
-        zip(weights.vocabulary, weights.unembedding, strict=True)
-    ):
+    for f, (field, rows) in enumerate(zip(weights.vocabulary, weights.unembedding, strict=True)):
         if rows is None:
             continue
         form = _parabola(symbolic, field.name, rows, field.lo)
