@@ -5,10 +5,11 @@ coordinate can be given to a later signal: one neuron of the feed-forward block 
 reader subtracts the stale value (relu(1) * x, written with weight -1, which is exact).
 """
 
+import bisect
 import dataclasses
-import heapq
 
 from wasmjax.circuit.language import Affine, Circuit, Constant, Term, Wire
+from wasmjax.circuit.ranges import FORMATS
 from wasmjax.circuit.schedule import Schedule
 
 _END = 1 << 30
@@ -61,20 +62,37 @@ def allocate(circuit: Circuit, plan: Schedule, reuse: bool = True) -> Allocation
     born = {term: min(written(term)) for term in last}
     order = sorted(last, key=lambda term: (born[term], not isinstance(term, Constant)))
     coordinate: dict[Term, int] = {}
-    free: list[tuple[int, int]] = []  # (phase from which it may be written, coordinate)
+    free: list[tuple[int, int, Term]] = []  # (phase of its last subtraction, coordinate, what)
     clears: list[list[int]] = [[] for _ in range(plan.layers)]
     width = 0
     for term in order:
-        if reuse and free and free[0][0] <= born[term]:
-            clear_phase, slot = heapq.heappop(free)
-            clears[clear_phase // 2].append(slot)
+        found = next((f for f in free if _may_follow(term, born[term], f)), None) if reuse else None
+        if found is not None:
+            free.remove(found)
+            clears[found[0] // 2].append(found[1])
+            slot = found[1]
         else:
             slot, width = width, width + 1
         coordinate[term] = slot
         if last[term] < _END and not term.range.roundings:
             # Subtracted in the feed-forward block at or after the last reader.
-            heapq.heappush(free, (last[term] + (last[term] + 1) % 2, slot))
+            bisect.insort(
+                free, (last[term] + (last[term] + 1) % 2, slot, term), key=lambda f: f[:2]
+            )
     return Allocation(coordinate, width, clears)
+
+
+def _may_follow(term: Term, born: int, free: tuple[int, int, Term]) -> bool:
+    """Whether a coordinate is free for a term.
+
+    In the block that subtracts the stale value both are in one sum, which must stay exact.
+    """
+    phase, _, stale = free
+    if phase != born:
+        return phase < born
+    bound = term.accumulated if isinstance(term, Wire) else term.range.bound
+    unit = min(term.range.step, stale.range.step)
+    return (bound + stale.range.bound) / unit <= FORMATS["float32"].exact
 
 
 def _phase(plan: Schedule, term: Term) -> int:
