@@ -1,4 +1,4 @@
-"""Edges of the memory that is a token sequence: what was never written, what is stale, what grows."""
+"""Edges of a memory that is a token sequence: never written, stale, growing, refused."""
 
 import dataclasses
 

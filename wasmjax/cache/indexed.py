@@ -146,7 +146,8 @@ class IndexedCache:
             last = first + len(means)
             increments = jnp.where(active, jnp.round(values), 0).astype(jnp.int32)
             sums = state.sums[first:last] + increments
-            out.append(sums.astype(y.dtype) / count.astype(y.dtype))
+            unit = jnp.asarray([mean.unit for mean in means], y.dtype)
+            out.append(sums.astype(y.dtype) / count.astype(y.dtype) * unit)
             every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
             state = dataclasses.replace(state, sums=every)
         return jnp.concatenate(out) if out else jnp.zeros((0,), y.dtype), state

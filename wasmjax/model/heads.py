@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from wasmjax.circuit.ranges import granularity
 from wasmjax.model.own import OwnEvaluator, fields_of, is_own, sample_tokens
 from wasmjax.model.symbolic import COUNT, Form, Row, Symbolic, constant
 
@@ -51,10 +52,11 @@ class Read:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A component of a uniform head: the mean of `value` over all tokens, into an entry."""
+    """A component of a uniform head: `unit` times the mean of `value`, integers, into `entry`."""
 
     layer: int
     value: Row
+    unit: float
     entry: int
 
 
@@ -80,29 +82,44 @@ def certify(symbolic: Symbolic) -> Heads:
         for (head, component), entry in layer.outputs.items():
             value = Row("v", l, head, component)
             if not any(layer.q[head]) or not any(layer.k[head]):
-                _require_integers(symbolic, value)
-                means.append(Mean(l, value, entry))
+                unit = _unit(symbolic, value)
+                row = dataclasses.replace(value, factor=1 / unit)
+                means.append(Mean(l, row, unit, entry))
                 continue
             key = (l, _frozen(*layer.q[head]), _frozen(*layer.k[head]))
             reads.setdefault(key, []).append((value, entry))
             heads_of[key] = (l, head)
     stores: list[_StoreBuilder] = []
-    by_key: dict[tuple, int] = {}
+    of_key: dict[tuple, list[int]] = {}
     out: list[Read] = []
     for key, values in reads.items():
         l, head = heads_of[key]  # noqa: E741
-        if key[2] not in by_key:
-            by_key[key[2]] = len(stores)
-            stores.append(_certify_keys(symbolic, l, head))
-        number = by_key[key[2]]
         query = _normalised_query(symbolic, l, head)
-        columns = [stores[number].column(symbolic, value) for value, _ in values]
-        out.append(Read(l, number, query, tuple(columns), tuple(entry for _, entry in values)))
+        numbers = of_key.setdefault(key[2], [])
+        certified = stores[numbers[0]] if numbers else _certify_keys(symbolic, l, head)
+        found: dict[int, list[tuple[int, int]]] = {}
+        for value, entry in values:
+            form = _own_form(symbolic, value)
+            number = next((n for n in numbers if form in stores[n].forms), None)
+            if number is None:
+                # A value that a later layer reads may not exist yet where an earlier one does.
+                number = next((n for n in numbers if stores[n].layer == l), None)
+                if number is None:
+                    number = len(stores)
+                    numbers.append(number)
+                    stores.append(certified.at(l, head))
+                stores[number].add(value, form)
+            found.setdefault(number, []).append((stores[number].forms.index(form), entry))
+        for number, pairs in found.items():
+            columns, entries = zip(*pairs, strict=True)
+            out.append(Read(l, number, query, columns, entries))
     return Heads(tuple(store.build() for store in stores), tuple(out), tuple(means))
 
 
 @dataclasses.dataclass
 class _StoreBuilder:
+    layer: int
+    scale: float
     key: Row
     member: Row
     far: float
@@ -112,19 +129,27 @@ class _StoreBuilder:
     columns: list[Row] = dataclasses.field(default_factory=list)
     forms: list[Form] = dataclasses.field(default_factory=list)
 
-    def column(self, symbolic: Symbolic, value: Row) -> int:
-        form = symbolic.projection(value)
-        if not is_own(symbolic, form):
-            name = _name(value.layer, value.head)
-            raise CertificateError(f"{name}: its values depend on other tokens")
-        if form not in self.forms:
-            self.forms.append(form)
-            self.columns.append(value)
-        return self.forms.index(form)
+    def at(self, layer: int, head: int) -> "_StoreBuilder":
+        """The same keys, as a head of this layer computes them, without columns."""
+        key = Row("k", layer, head, 0, 1 / (2 * self.scale))
+        member = Row("k", layer, head, 1, 1 / self.scale)
+        return dataclasses.replace(self, layer=layer, key=key, member=member, columns=[], forms=[])
+
+    def add(self, value: Row, form: Form) -> None:
+        self.columns.append(value)
+        self.forms.append(form)
 
     def build(self) -> Store:
         columns = tuple(self.columns)
         return Store(self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns)
+
+
+def _own_form(symbolic: Symbolic, value: Row) -> Form:
+    form = symbolic.projection(value)
+    if not is_own(symbolic, form):
+        name = _name(value.layer, value.head)
+        raise CertificateError(f"{name}: its values depend on other tokens")
+    return form
 
 
 def _name(layer: int, head: int) -> str:
@@ -172,6 +197,8 @@ def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
     if eps / scale > 2.0**-10:
         raise CertificateError(f"{name}: the recency term outweighs a distance of 1")
     return _StoreBuilder(
+        layer,
+        scale,
         Row("k", layer, head, 0, 1 / (2 * scale)),
         Row("k", layer, head, 1, 1 / scale),
         min(far, 2.0**100),
@@ -190,13 +217,18 @@ def _key_scale(x: np.ndarray, y: np.ndarray, name: str) -> float:
     return float((x[candidates] ** 2 / (-4 * y[candidates])).max())
 
 
-def _require_integers(symbolic: Symbolic, value: Row) -> None:
-    """Running sums are kept as integers, so what is summed must be integers."""
+def _unit(symbolic: Symbolic, value: Row) -> float:
+    """The power of two that all values of a uniform head are multiples of.
+
+    Running sums are kept as integers, in these units.
+    """
     name = _name(value.layer, value.head)
     form = symbolic.projection(value)
     if not is_own(symbolic, form):
         raise CertificateError(f"{name}: a uniform head's values depend on other tokens")
     tokens = sample_tokens(symbolic, fields_of(symbolic, (form,)), random=64)
     sampled = OwnEvaluator(symbolic, tokens).form(form)
-    if (sampled != np.rint(sampled)).any():
-        raise CertificateError(f"{name}: a uniform head's values are not integers")
+    unit = min((granularity(x) for x in np.unique(sampled)), default=1.0)
+    if unit < 2.0**-20:
+        raise CertificateError(f"{name}: a uniform head's values are no multiples of 2^-20")
+    return min(unit, 1.0)

@@ -1,0 +1,270 @@
+"""The weights are the machine: whatever is done to them, every engine follows, or refuses."""
+
+import dataclasses
+import functools
+import random
+
+import numpy as np
+import pytest
+
+import onengine
+import programs
+from random_transformers import STOP, draw
+from wasmjax import vm
+from wasmjax.circuit.weights import Weights
+from wasmjax.engine.decode import Engine, EngineError, Session, Stop
+from wasmjax.machine import isa
+from wasmjax.machine.build import build_machine
+from wasmjax.machine.config import SMALL, WASM
+from wasmjax.machine.program import Instruction, prompt
+from wasmjax.machine.tokens import columns
+from wasmjax.model.heads import CertificateError
+from wasmjax.model.pack import pack, unpack
+from wasmjax.model.readout import ReadoutError
+from wasmjax.oracle.execute import Oracle
+
+vm.use_compilation_cache()
+SMALL_STOP = Stop(columns(SMALL)["kind"], isa.STOP_KINDS, isa.STOP_KINDS)
+
+
+@functools.cache
+def small_prompt() -> np.ndarray:
+    return prompt(SMALL, programs.fibonacci_small(SMALL, 6))
+
+
+def generate(engine: Engine, tokens: np.ndarray, steps: int) -> tuple[np.ndarray, str]:
+    """Tokens until a stop, `steps`, or a refusal (its message)."""
+    session = Session(engine)
+    session.feed(tokens)
+    out = [np.zeros((0, tokens.shape[1]), np.int32)]
+    try:
+        # One step a call: a refusal keeps the tokens before it.
+        for _ in range(steps):
+            out += [kept for _, kept in session.generate(1, keep_all=True)]
+            if session.stopped:
+                break
+    except EngineError as error:
+        return np.concatenate(out), str(error)
+    return np.concatenate(out), ""
+
+
+def run(weights: Weights, name: str, stop: Stop, tokens: np.ndarray, steps: int, cache="indexed"):
+    return generate(Engine(weights, stop, name, cache, chunk=16), tokens, steps)
+
+
+# --- packing ---
+
+
+@pytest.mark.parametrize("config", [SMALL, WASM], ids=["small", "wasm"])
+def test_packing_is_exactly_invertible(config):
+    for name, array in build_machine(config).weights.arrays().items():
+        back = unpack(pack(array))
+        assert back.dtype == array.dtype and back.shape == array.shape, name
+        assert back.tobytes() == array.tobytes(), name
+
+
+# --- one weight changed ---
+
+
+def one_changed(weights: Weights, rng: random.Random) -> tuple[str, Weights]:
+    """A copy in which one non-zero weight is doubled, one larger, negated or zero."""
+    arrays = weights.arrays()
+    name = rng.choice(sorted(name for name, array in arrays.items() if array.any()))
+    array = arrays[name].copy()
+    where = rng.choice([tuple(index) for index in np.argwhere(array)])
+    old = float(array[where])
+    array[where] = rng.choice([2 * old, old + 1, -old, 0.0])
+    what = f"{name}{[int(i) for i in where]}: {old:g} -> {array[where]:g}"
+    if name.startswith(("embedding.", "unembedding.")):
+        part, field = name.split(".")
+        column = [f.name for f in weights.vocabulary].index(field)
+        tables = list(getattr(weights, part))
+        tables[column] = array
+        return what, dataclasses.replace(weights, **{part: tables})
+    return what, dataclasses.replace(weights, **{name: array})
+
+
+def check_changed(seed: int) -> bool:
+    """Whether a changed weight showed. What may never happen is that the engines disagree.
+
+    A change may be invisible: this program may not use the part, or a gate may clip it.
+    """
+    what, weights = one_changed(build_machine(SMALL).weights, random.Random(seed))
+    try:
+        packed, packed_refusal = run(weights, "packed", SMALL_STOP, small_prompt(), 80)
+    except (CertificateError, ReadoutError) as error:
+        assert "layer" in str(error) or "field" in str(error), what
+        if isinstance(error, CertificateError):
+            # The certificate is about the weights, not about the engine.
+            with pytest.raises(CertificateError):
+                run(weights, "dense", SMALL_STOP, small_prompt(), 1)
+        return True
+    dense, dense_refusal = run(weights, "dense", SMALL_STOP, small_prompt(), 80)
+    common = min(len(packed), len(dense))
+    np.testing.assert_array_equal(packed[:common], dense[:common], err_msg=what)
+    if len(packed) != len(dense):  # only a refusal makes one of them shorter
+        assert packed_refusal if len(packed) < len(dense) else dense_refusal, what
+    return bool(packed_refusal) or not np.array_equal(packed, unchanged())
+
+
+@functools.cache
+def unchanged() -> np.ndarray:
+    tokens, refusal = run(build_machine(SMALL).weights, "packed", SMALL_STOP, small_prompt(), 80)
+    assert not refusal
+    return tokens
+
+
+def test_any_changed_weight_changes_all_engines_alike():
+    shown = sum(check_changed(seed) for seed in range(36))
+    assert shown >= 12  # the test would see it
+
+
+@pytest.mark.slow
+def test_any_of_many_changed_weights_changes_all_engines_alike():
+    assert sum(check_changed(seed) for seed in range(100, 500)) > 100
+
+
+# --- symmetries ---
+
+
+def transformed(weights: Weights, seed: int, rescale: bool = True) -> Weights:
+    """The same function: coordinates, heads and neurons permuted and scaled by powers of two."""
+    rng = np.random.default_rng(seed)
+    layers, heads, width, ffn = weights.shape
+
+    def scales(*shape: int) -> np.ndarray:
+        return 2.0 ** rng.integers(-2, 3, size=shape) if rescale else np.ones(shape)
+
+    order, x = rng.permutation(width), scales(width)
+    q, k, v = (w[..., order] for w in (weights.w_q, weights.w_k, weights.w_v))
+    o = weights.w_o[:, order]
+    gate, value = weights.w_gate[..., order], weights.w_in[..., order]
+    out = weights.w_out[:, order]
+    # A coordinate that is written x times as large is read with weights x times smaller.
+    q, k, v, gate, value = (w / x for w in (q, k, v, gate, value))
+    o, out = o * x[None, :, None, None], out * x[None, :, None]
+    for layer in range(layers):
+        h, n = rng.permutation(heads), rng.permutation(ffn)
+        qk, vo, up, inner = scales(heads), scales(heads), scales(ffn), scales(ffn)
+        q[layer] = (q[layer] * qk[:, None, None])[h]
+        k[layer] = (k[layer] / qk[:, None, None])[h]
+        v[layer] = (v[layer] * vo[:, None, None])[h]
+        o[layer] = (o[layer] / vo[None, :, None])[:, h]
+        gate[layer] = (gate[layer] * up[:, None])[n]
+        value[layer] = (value[layer] * inner[:, None])[n]
+        out[layer] = (out[layer] / (up * inner)[None, :])[:, n]
+    return dataclasses.replace(
+        weights,
+        embedding=[table[:, order] * x for table in weights.embedding],
+        position=weights.position[order] * x,
+        w_q=q,
+        w_k=k,
+        w_v=v,
+        w_o=o,
+        w_gate=gate,
+        w_in=value,
+        w_out=out,
+        unembedding=[None if u is None else u[:, order] / x for u in weights.unembedding],
+    )
+
+
+@pytest.mark.parametrize("engine", ["packed", "dense"])
+@pytest.mark.parametrize("seed", range(3))
+def test_permuted_and_rescaled_weights_give_the_same_tokens(engine, seed):
+    weights = transformed(build_machine(SMALL).weights, seed, rescale=seed > 0)
+    tokens, refusal = run(weights, engine, SMALL_STOP, small_prompt(), 80)
+    assert not refusal
+    np.testing.assert_array_equal(tokens, unchanged())
+
+
+def test_the_universal_machine_permuted_and_rescaled():
+    weights = transformed(build_machine(WASM).weights, 11)
+    tokens = prompt(WASM, programs.random_straight_line(WASM, random.Random(3), 120))
+    oracle = Oracle(WASM)
+    oracle.feed(tokens)
+    expected = oracle.run(1000)
+    got, refusal = run(weights, "packed", vm.stop_rule(), tokens, len(expected))
+    assert not refusal
+    np.testing.assert_array_equal(got, expected)
+
+
+# --- transformers that no compiler made ---
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_transformers_agree(seed):
+    drawn = draw(seed)
+    results = {
+        (engine, cache): run(drawn.weights, engine, STOP, drawn.prompt, 24, cache)
+        for engine in ("packed", "dense")
+        for cache in ("indexed", "softmax")
+    }
+    expected, _ = results["dense", "softmax"]
+    for (engine, cache), (tokens, refusal) in results.items():
+        common = min(len(tokens), len(expected))
+        np.testing.assert_array_equal(
+            tokens[:common], expected[:common], err_msg=f"seed {seed}, {engine}, {cache}"
+        )
+        assert len(tokens) == 24 or refusal
+
+
+# --- names and surgery ---
+
+
+def test_everything_runs_with_all_names_deleted():
+    """Engines are given weights alone; even the fields' names may be anything that is unique."""
+    weights = build_machine(SMALL).weights
+    nameless = tuple(
+        dataclasses.replace(field, name=f"f{index}")
+        for index, field in enumerate(weights.vocabulary)
+    )
+    bare = dataclasses.replace(weights, vocabulary=nameless)
+    for engine in ("packed", "dense"):
+        tokens, refusal = run(bare, engine, SMALL_STOP, small_prompt(), 80)
+        assert not refusal
+        np.testing.assert_array_equal(tokens, unchanged())
+
+
+def without_bank(bank: int) -> Weights:
+    built = build_machine(WASM)
+    w_o = built.weights.w_o.copy()
+    cut = 0
+    for layer, heads in enumerate(built.names.heads):
+        for head, name in heads:
+            if name.startswith(f"memory bank {bank}["):
+                w_o[layer, :, head] = 0
+                cut += 1
+    assert cut == 1
+    return dataclasses.replace(built.weights, w_o=w_o)
+
+
+@pytest.mark.parametrize(
+    ("engine", "cache", "count"),
+    [("packed", "indexed", 64), ("dense", "indexed", 64), ("packed", "softmax", 12)],
+)
+def test_cutting_bank_3_breaks_the_loads_that_touch_it(engine, cache, count):
+    rng = random.Random(9)
+    memory = {
+        8 * k: int.from_bytes(bytes(rng.randrange(1, 256) for _ in range(8))) for k in range(9)
+    }
+    loads = {"i64.load": 8, "i32.load": 4, "i32.load16_u": 2, "i32.load8_u": 1}
+    rows = [(rng.choice(list(loads)), rng.randrange(0, 64)) for _ in range(count)]
+    code = [
+        Instruction(op, aux=address, c=programs.absolute(1), d=programs.absolute(20 + i))
+        for i, (op, address) in enumerate(rows)
+    ]
+    program = programs.make_program(
+        [*code, Instruction("halt")], slots={1: 1}, memory=memory, stack_base=100
+    )
+    tokens = prompt(WASM, program)
+    oracle = Oracle(WASM)
+    oracle.feed(tokens)
+    expected = oracle.run(count)
+    whole, _ = generate(onengine.machine(engine, cache).engine, tokens, count)
+    np.testing.assert_array_equal(whole, expected)
+    broken, refusal = run(without_bank(3), engine, vm.stop_rule(), tokens, count, cache)
+    assert not refusal
+    differs = (broken != expected).any(axis=1)
+    touches = [any((a + k) % 8 == 3 for k in range(loads[op])) for op, a in rows]
+    assert differs.tolist() == touches
+    assert any(touches) and not all(touches)
