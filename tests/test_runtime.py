@@ -1,6 +1,7 @@
 """The runtime library: division against Python integers, WASI against wasmtime."""
 
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -194,6 +195,19 @@ SIGNATURES = {
     "args_get": "i32 i32",
     "environ_sizes_get": "i32 i32",
     "environ_get": "i32 i32",
+    "fd_tell": "i32 i32",
+    "fd_filestat_get": "i32 i32",
+    "fd_fdstat_set_flags": "i32 i32",
+    "path_open": "i32 i32 i32 i32 i32 i64 i64 i32 i32",
+    "path_filestat_get": "i32 i32 i32 i32 i32",
+    "path_unlink_file": "i32 i32 i32",
+    "path_remove_directory": "i32 i32 i32",
+    "path_rename": "i32 i32 i32 i32 i32 i32",
+    "clock_time_get": "i32 i64 i32",
+    "clock_res_get": "i32 i32",
+    "sched_yield": "",
+    "poll_oneoff": "i32 i32 i32 i32",
+    "random_get": "i32 i32",
 }
 WASI = "wasi_snapshot_preview1"
 TEXT = b"Hello, WASI world! 0123456789"
@@ -226,7 +240,11 @@ STDIN = b"first line\nsecond line\n\xff\x00end"
 
 @pytest.fixture
 def reference(tmp_path):
-    """That module in wasmtime: a function that calls an export, and one that reads memory."""
+    return in_wasmtime(wasi_module(), tmp_path)
+
+
+def in_wasmtime(binary, tmp_path):
+    """A module in wasmtime: a function that calls an export, and one that reads memory."""
     (tmp_path / "stdin").write_bytes(STDIN)
     config = wasmtime.WasiConfig()
     config.argv = ARGS
@@ -238,7 +256,7 @@ def reference(tmp_path):
     store.set_wasi(config)
     linker = wasmtime.Linker(store.engine)
     linker.define_wasi()
-    module = wasmtime.Module(store.engine, wasi_module())
+    module = wasmtime.Module(store.engine, binary)
     exports = linker.instantiate(store, module).exports(store)
     return (
         lambda name, *args: exports[name](store, *args),
@@ -260,8 +278,11 @@ def test_wasi(reference, tmp_path):
     for fd in range(4):
         calls += [
             ("fd_seek", fd, 0, 1, 1400), ("fd_prestat_get", fd, 1400),
-            ("fd_prestat_dir_name", fd, 1400, 4),
-            ("fd_fdstat_get", fd, 1408),
+            ("fd_prestat_dir_name", fd, 1400, 4), ("fd_fdstat_get", fd, 1408),
+            ("fd_tell", fd, 1440), ("fd_filestat_get", fd, 1448),
+            ("fd_fdstat_set_flags", fd, 4), ("path_open", fd, 0, 100, 5, 0, 0, 0, 0, 1400),
+            ("path_filestat_get", fd, 0, 100, 5, 1400), ("path_unlink_file", fd, 100, 5),
+            ("path_remove_directory", fd, 100, 5), ("path_rename", fd, 100, 5, fd, 100, 5),
         ]  # fmt: skip
     for name, *args in calls:
         assert machine.invoke(name, *args) == [invoke(name, *args)], (name, args)
@@ -270,6 +291,135 @@ def test_wasi(reference, tmp_path):
     assert machine.oracle.stderr == (tmp_path / "stderr").read_bytes() == TEXT + TEXT[7:14]
     for fd in range(4):
         assert machine.invoke("fd_close", fd) == [invoke("fd_close", fd)]
+
+
+# --- time and random numbers ---
+
+
+def word(machine, address):
+    return int.from_bytes(machine.oracle.memory(address, 8), "little")
+
+
+def test_every_look_at_a_clock_advances_it():
+    start = 1_700_000_000 * 10**9
+    machine = Machine(wasi_module(), clock=start)
+    for looks, clock in enumerate((0, 1, 1, 0)):
+        assert machine.invoke("clock_time_get", clock, 0, 8) == [0]
+        assert word(machine, 8) == start + 1000 * looks
+        assert machine.invoke("clock_res_get", clock, 16) == [0]
+        assert word(machine, 16) == 1000
+    machine = Machine(wasi_module())
+    assert machine.invoke("clock_time_get", 1, 0, 8) == [0]
+    assert word(machine, 8) == 0
+
+
+def test_other_clocks_and_the_scheduler(reference):
+    invoke, _ = reference
+    machine = Machine(wasi_module())
+    for clock in range(4):
+        for name, *args in (("clock_time_get", clock, 0, 8), ("clock_res_get", clock, 8)):
+            assert machine.invoke(name, *args) == [invoke(name, *args)], (name, clock)
+    assert machine.invoke("sched_yield") == [invoke("sched_yield")] == [0]
+
+
+def random_words(seed):
+    """splitmix64, eight bytes at a time."""
+    mask = 2**64 - 1
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) & mask
+        z = ((seed ^ seed >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        yield (z ^ z >> 31).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_random_bytes_follow_from_the_seed(seed):
+    assert next(random_words(0)) == 0xE220A8397B1DCDAF.to_bytes(8, "little")
+    machine, words = Machine(wasi_module(), seed=seed), random_words(seed)
+    end = 1000
+    for size in (*range(19), 64, 100):
+        assert machine.invoke("random_get", end, size) == [0]
+        expected = b"".join(next(words) for _ in range(-(-size // 8)))[:size]
+        assert machine.oracle.memory(end, size + 1) == expected + b"\0"
+        end += size
+    assert machine.invoke("random_get", 65530, 9) == Trap("out of bounds memory access")
+
+
+def clock_event(data, clock, timeout, flags=0):
+    return struct.pack("<QB7xI4xQQH6x", data, 0, clock, timeout, 0, flags)
+
+
+def stream_event(data, kind, fd):
+    return struct.pack("<QB7xI28x", data, kind, fd)
+
+
+READ, WRITE, SECOND = 1, 2, 10**9
+POLLS = {
+    "nothing": [],
+    "a sleep": [clock_event(2**64 - 7, 1, 1000)],
+    "a sleep of no time": [clock_event(7, 0, 0)],
+    "a time gone by": [clock_event(7, 1, 1, 1)],
+    "the shortest of three": [
+        clock_event(1, 1, SECOND), clock_event(2, 0, 2000), clock_event(3, 1, 2000),
+    ],
+    "stdout is ready": [stream_event(4, WRITE, 1), clock_event(5, 1, SECOND)],
+    "stdin is ready": [stream_event(4, READ, 0)],
+    "all streams": [
+        stream_event(1, WRITE, 1), stream_event(2, WRITE, 2), stream_event(3, READ, 0),
+    ],
+    "reading stdout": [stream_event(1, READ, 1)],
+    "writing stdin": [clock_event(1, 1, 1000), stream_event(1, WRITE, 0)],
+    "reading what is not open": [stream_event(1, READ, 3)],
+    "writing what is not open": [stream_event(1, WRITE, 3)],
+    "a clock of the process": [clock_event(1, 2, 1000)],
+    "an unknown kind": [stream_event(1, 3, 0)],
+}  # fmt: skip
+
+
+def poll_module(subscriptions):
+    """Polls once; events to address 2048, their number to 8."""
+    data = "".join(f"\\{byte:02x}" for byte in b"".join(subscriptions))
+    return compile_wat(
+        f"""(module
+          (import "{WASI}" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+          (import "{WASI}" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
+          (memory (export "memory") 1) (data (i32.const 1024) "{data}")
+          (func (export "poll") (result i32)
+            (call $poll (i32.const 1024) (i32.const 2048) (i32.const {len(subscriptions)})
+              (i32.const 8)))
+          (func (export "time") (result i64)
+            (drop (call $time (i32.const 1) (i64.const 0) (i32.const 16)))
+            (i64.load (i32.const 16))))"""
+    )
+
+
+@pytest.mark.parametrize("name", POLLS)
+def test_poll(name, tmp_path):
+    binary = poll_module(POLLS[name])
+    invoke, memory = in_wasmtime(binary, tmp_path)
+    machine = Machine(binary, stdin=STDIN)
+    assert machine.invoke("poll") == [invoke("poll")]
+    assert machine.memory(4096) == memory(4096)
+
+
+@pytest.mark.parametrize(
+    ("subscriptions", "time", "users"),
+    [
+        ([clock_event(1, 1, 5 * SECOND)], 100 + 5 * SECOND, [1]),
+        ([clock_event(1, 0, 5 * SECOND), clock_event(2, 1, 3 * SECOND)], 100 + 3 * SECOND, [2]),
+        ([clock_event(1, 0, 5 * SECOND, 1)], 5 * SECOND, [1]),
+        ([clock_event(1, 0, 50, 1), clock_event(2, 1, SECOND)], 100, [1]),
+        ([clock_event(1, 1, SECOND), stream_event(2, WRITE, 2)], 100, [2]),
+        ([clock_event(1, 1, 0), stream_event(2, READ, 0), clock_event(3, 1, 1)], 100, [1, 2]),
+        ([clock_event(1, 1, 2**64 - 101)], 2**64 - 1, [1]),
+    ],
+)
+def test_sleeping_advances_the_clock(subscriptions, time, users):
+    machine = Machine(poll_module(subscriptions), clock=100)
+    assert machine.invoke("poll") == [0]
+    assert [word(machine, 2048 + 32 * k) for k in range(len(users) + 1)] == [*users, 0]
+    assert word(machine, 8) == len(users)
+    assert machine.invoke("time") == [time]
 
 
 def test_several_iovecs():

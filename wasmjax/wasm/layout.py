@@ -13,6 +13,10 @@ MEMORY_PAGES_SLOT = 1
 """Current size of the memory, in pages."""
 MEMORY_MAX_SLOT = 2
 """Pages up to which the memory may grow."""
+CLOCK_SLOT = 10
+"""Nanoseconds that the clock shows."""
+RANDOM_SLOT = 11
+"""State of the random number generator."""
 
 HIDDEN_GLOBALS = (
     "limits",
@@ -25,6 +29,8 @@ HIDDEN_GLOBALS = (
     "stdin_start",
     "stdin_end",
     "stdin_cursor",
+    "clock",
+    "random",
 )
 """Names of the hidden globals, in the order of their slots."""
 

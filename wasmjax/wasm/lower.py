@@ -118,6 +118,8 @@ def lower(
     args: Sequence[str] = (),
     environ: Sequence[str] = (),
     stdin: bytes = b"",
+    clock: int = 0,
+    seed: int = 0,
     call_depth: int = DEFAULT_CALL_DEPTH,
     max_pages: int = DEFAULT_MAX_PAGES,
 ) -> Lowered:
@@ -128,6 +130,8 @@ def lower(
       args: the program's arguments, its own name first.
       environ: environment variables, as `NAME=value`.
       stdin: the bytes on standard input.
+      clock: nanoseconds that its clocks show first; they advance when read, and by sleeping.
+      seed: what its random numbers follow from.
       call_depth: active calls beyond which a call traps.
       max_pages: pages beyond which the memory cannot grow, whatever its own maximum.
 
@@ -141,6 +145,9 @@ def lower(
         raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
     if not 0 <= max_pages <= WASM.memory_pages:
         raise ValueError(f"max_pages must be in 0..{WASM.memory_pages}, not {max_pages}")
+    for name, value in (("clock", clock), ("seed", seed)):
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"{name} must be in 0..{(1 << 64) - 1}, not {value}")
     code = lower_code(module)
     inputs = layout.lay_out_inputs(args, environ, stdin)
     declared = max_pages if code.max_pages is None else code.max_pages
@@ -148,6 +155,8 @@ def lower(
         layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
         layout.MEMORY_PAGES_SLOT: code.pages,
         layout.MEMORY_MAX_SLOT: max(code.pages, min(declared, max_pages)),
+        layout.CLOCK_SLOT: clock,
+        layout.RANDOM_SLOT: seed,
         **inputs.slots,
         **code.globals,
     }
