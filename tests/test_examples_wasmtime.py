@@ -1,6 +1,10 @@
 """The manifest of the examples holds, by an independent WebAssembly runtime."""
 
+import hashlib
 import json
+import re
+import zlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,10 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MANIFEST = json.loads((EXAMPLES / "examples.json").read_text())
 PROGRAMS = [entry for entry in MANIFEST if "invoke" not in entry]
 FUNCTIONS = [entry for entry in MANIFEST if "invoke" in entry]
+WASI = {
+    *("args_get", "args_sizes_get", "fd_close", "fd_fdstat_get", "fd_read", "fd_seek", "fd_write"),
+    "proc_exit",
+}
 
 
 def name_of(entry):
@@ -52,3 +60,149 @@ def test_function(entry, engine):
     instance = wasmtime.Instance(store, module, [])
     result = instance.exports(store)[entry["invoke"]](store, *entry["args"])
     assert [result] == entry["results"]
+
+
+@pytest.mark.parametrize("wasm", sorted({entry["wasm"] for entry in PROGRAMS}))
+def test_imports(wasm, engine):
+    module = wasmtime.Module.from_file(engine, str(EXAMPLES / wasm))
+    assert {f"{one.module}.{one.name}" for one in module.imports} <= {
+        f"wasi_snapshot_preview1.{name}" for name in WASI
+    }
+
+
+# --- the expected output, computed another way ---
+
+
+def long_addition(args, stdin):
+    return f"{sum(map(int, stdin.split()))}\n"
+
+
+def fibonacci(args, stdin):
+    a, b = 0, 1
+    for _ in range(int(args[0])):
+        a, b = b, a + b
+    return f"{a}\n"
+
+
+def cheapest_assignment(stdin):
+    """The cost, by sets of columns taken."""
+    n, *costs = map(int, stdin.split())
+
+    @cache
+    def cheapest(row, taken):
+        if row == n:
+            return 0
+        columns = (c for c in range(n) if not taken >> c & 1)
+        return min(costs[row * n + c] + cheapest(row + 1, taken | 1 << c) for c in columns)
+
+    return cheapest(0, 0)
+
+
+def sha256(args, stdin):
+    digest = stdin.encode()
+    for _ in range(int(args[0]) if args else 1):
+        digest = hashlib.sha256(digest).digest()
+    return f"{digest.hex()}\n"
+
+
+def crc32(args, stdin):
+    return f"{zlib.crc32(stdin.encode()):08x}\n"
+
+
+def quicksort(args, stdin):
+    state = int(args[0]) * 2654435761 % 2**32 | 1
+    numbers = []
+    for _ in range(int(args[1]) if len(args) > 1 else 500):
+        state ^= state << 13 & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= state << 5 & 0xFFFFFFFF
+        numbers.append(state - (state >> 31 << 32))
+    numbers.sort()
+    checksum = 0
+    for number in numbers:
+        checksum = (31 * checksum + number) % 2**32
+    return f"{len(numbers)} numbers from {numbers[0]} to {numbers[-1]}, checksum {checksum:08x}\n"
+
+
+def queens(args, stdin):
+    n = int(args[0])
+
+    def ways(columns):
+        if len(columns) == n:
+            return 1
+        row = len(columns)
+        safe = (
+            c
+            for c in range(n)
+            if all(c != d and abs(c - d) != row - r for r, d in enumerate(columns))
+        )
+        return sum(ways((*columns, c)) for c in safe)
+
+    return f"{n} queens: {ways(())} ways\n"
+
+
+def life(args, stdin):
+    glider = {(1, 2), (2, 3), (3, 1), (3, 2), (3, 3)}
+    living = glider | {(8, 17), (8, 18), (9, 16), (9, 17), (10, 17)}
+    for _ in range(int(args[0])):
+        around = {}
+        for y, x in living:
+            for dy, dx in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b):
+                cell = (y + dy) % 16, (x + dx) % 32
+                around[cell] = around.get(cell, 0) + 1
+        living = {c for c, count in around.items() if count == 3 or (count == 2 and c in living)}
+    rows = ("".join(".#"[(y, x) in living] for x in range(32)) for y in range(16))
+    return "".join(f"{row}\n" for row in rows)
+
+
+def bytecode(args, stdin):
+    limit = int(args[0])
+    return f"{sum(all(n % d for d in range(2, n)) for n in range(2, limit + 1))}\n"
+
+
+def sudoku_is_right(stdin, stdout):
+    """Every solution is one, of its puzzle."""
+    puzzles, lines = stdin.split(), stdout.split()
+    assert len(lines) == 9 * len(puzzles)
+    for i, puzzle in enumerate(puzzles):
+        rows = lines[9 * i : 9 * i + 9]
+        assert re.fullmatch(puzzle, "".join(rows))
+        columns = ["".join(column) for column in zip(*rows, strict=True)]
+        corners = ((y, x) for y in (0, 3, 6) for x in (0, 3, 6))
+        boxes = ["".join(row[x : x + 3] for row in rows[y : y + 3]) for y, x in corners]
+        assert all(sorted(unit) == list("123456789") for unit in rows + columns + boxes)
+
+
+def matching_is_right(stdin, stdout):
+    n, *costs = map(int, stdin.split())
+    lines = [line.replace("->", " ") for line in stdout.splitlines()]
+    *pairs, total = (tuple(map(int, re.findall(r"-?\d+", line))) for line in lines)
+    assert sorted(row for row, _, _ in pairs) == sorted(column for _, column, _ in pairs)
+    assert [row for row, _, _ in pairs] == list(range(1, n + 1))
+    assert all(cost == costs[(row - 1) * n + column - 1] for row, column, cost in pairs)
+    assert total == (sum(cost for _, _, cost in pairs),) == (cheapest_assignment(stdin),)
+
+
+OUTPUTS = [long_addition, fibonacci, sha256, crc32, quicksort, queens, life, bytecode]
+RECOMPUTED = {f"{function.__name__}.wasm": function for function in OUTPUTS}
+CHECKED = {"sudoku.wasm": sudoku_is_right, "matching.wasm": matching_is_right}
+SUCCEEDING = [entry for entry in PROGRAMS if entry["exit_code"] == 0]
+
+
+def entries_of(table):
+    return [entry for entry in SUCCEEDING if entry["wasm"] in table]
+
+
+@pytest.mark.parametrize("entry", entries_of(RECOMPUTED), ids=name_of)
+def test_output_recomputed(entry):
+    stdout = (EXAMPLES / entry["stdout"]).read_text()
+    assert RECOMPUTED[entry["wasm"]](entry["args"], entry["stdin"]) == stdout
+
+
+@pytest.mark.parametrize("entry", entries_of(CHECKED), ids=name_of)
+def test_output_is_right(entry):
+    stdout = (EXAMPLES / entry["stdout"]).read_text()
+    if entry["name"] == "sudoku_none":
+        assert stdout == "no solution\n"
+    else:
+        CHECKED[entry["wasm"]](entry["stdin"], stdout)
