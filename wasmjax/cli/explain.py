@@ -5,7 +5,7 @@ import dataclasses
 import json
 
 from wasmjax.cli import program
-from wasmjax.cli.status import refusing
+from wasmjax.cli.status import Refused
 from wasmjax.cli.trace import Ips
 from wasmjax.machine.config import WASM
 from wasmjax.machine.describe import describe
@@ -16,8 +16,10 @@ def explain(args: argparse.Namespace) -> int:
     machine = program.machine(args)
     running = program.start(args, machine)
     code = running.instance.lowered.program.instructions
-    with refusing(args.program):
+    try:
         found = machine.explain(running, args.step)
+    except IndexError as error:
+        raise Refused(f"{args.program}: {error}") from None
     if args.json:
         record = dataclasses.asdict(found)
         record["residual"] = [x.tolist() for x in found.residual]

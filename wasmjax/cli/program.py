@@ -30,6 +30,8 @@ def start(args: argparse.Namespace, on: vm.Machine) -> Run:
         if args.call is None:
             return on.start(module, [os.path.basename(args.program), *args.args], **inputs)
         instance = on.instantiate(module, **inputs)
+        if args.call not in instance.lowered.exports:
+            raise Refused(f"{args.program}: the module exports no function {args.call!r}")
         entry = instance.function(args.call)
         types = entry.type.params
         if len(args.args) != len(types):

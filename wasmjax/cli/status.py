@@ -48,12 +48,9 @@ def refusing(subject: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Refused(f"{subject}: {error.strerror or error}") from None
-    except (DecodeError, LinkError, InstantiationError, WeightsFileError) as error:
-        raise Refused(f"{subject}: {_one_line(error)}") from None
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (DecodeError, LinkError, InstantiationError, WeightsFileError, ValueError) as error:
         raise Refused(f"{subject}: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(text).split())
+    return " ".join(str(error).split())

@@ -110,6 +110,7 @@ class Engine:
             self.step = kinds[engine](self.symbolic, self.cache, self.dtype)
             self.params = self.step.params()
         self.compile_seconds = 0.0
+        self.compilations = 0
         self._compiled: dict[tuple, Callable] = {}
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
@@ -184,6 +185,7 @@ class Engine:
             start = time.perf_counter()
             jitted = jax.jit(function, donate_argnums=(1,))
             self._compiled[key] = jitted.lower(*args).compile()
+            self.compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
 
