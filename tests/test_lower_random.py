@@ -111,7 +111,7 @@ class Generator:
         rng, out = self.rng, self.out
         choice = rng.choice(
             "const const binary binary unary set tee global drop select memory memory block loop"
-            " if if br_if br_if br br_table call indirect grow convert return".split()
+            " if if br_if br_if br br_table call indirect grow bulk convert return".split()
         )
         type_ = rng.choice(TYPES)
         if choice == "const":
@@ -172,6 +172,14 @@ class Generator:
                 self.take(stack, ["i32"])
                 out.append("(i32.and (i32.const 1)) memory.grow")
             stack.append("i32")
+        elif choice == "bulk":
+            self.address(stack)
+            self.push(stack, "i32")
+            out.append("(i32.and (i32.const 127))")
+            self.push(stack, "i32")
+            out.append("(i32.and (i32.const 31))")
+            del stack[-3:]
+            out.append(f"memory.{rng.choice(('copy', 'fill'))}")
         elif choice in ("block", "loop", "if") and depth < 5:
             self.structure(stack, choice, depth)
         elif choice in ("br", "br_if"):

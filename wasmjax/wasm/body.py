@@ -187,8 +187,15 @@ class BodyLowering:
     def _memory_size(self, immediates: Immediates) -> None:
         self._push("move", 0, b=_PAGES)
 
-    def _memory_grow(self, immediates: Immediates) -> None:
-        self._call(self._scope.library("memory.grow"))
+    def _memory_init(self, immediates: Immediates) -> None:
+        slot = self._scope.segment_slot(number(immediates))
+        self._push("move", 0, b=NOWHERE if slot is None else Slot("abs", slot))
+        self._call(self._scope.library("memory.init"))
+
+    def _data_drop(self, immediates: Immediates) -> None:
+        slot = self._scope.segment_slot(number(immediates))
+        if slot is not None:
+            self._emit("move", self._height, d=Slot("abs", slot), b=NOWHERE)
 
     def _unreachable(self, immediates: Immediates) -> None:
         self._trap(isa.TRAP["unreachable"])
@@ -394,5 +401,6 @@ _HANDLERS: dict[str, Callable[[BodyLowering, Immediates], None]] = {
     "global.get": BodyLowering._global_get,
     "global.set": BodyLowering._global_set,
     "memory.size": BodyLowering._memory_size,
-    "memory.grow": BodyLowering._memory_grow,
+    "memory.init": BodyLowering._memory_init,
+    "data.drop": BodyLowering._data_drop,
 }

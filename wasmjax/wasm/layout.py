@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # Hidden globals, one slot each from address 0 on. The runtime library imports them by these names
@@ -35,7 +35,8 @@ HIDDEN_GLOBALS = (
 """Names of the hidden globals, in the order of their slots."""
 
 GLOBALS_BASE = 16
-"""Slot of the module's first global; the operand stack begins after the last one."""
+"""Slot of the module's first global; one for each passive data segment follows the last of them,
+then the operand stack."""
 
 PAGE = 65536
 """Bytes of a memory page."""
@@ -57,23 +58,28 @@ class Inputs:
     """What a program may ask its environment for.
 
     Attributes:
-      data: the input space: arguments, environment variables (each ended by a zero byte), stdin.
-      slots: the hidden globals that describe it, slot -> value.
+      data: the input space: arguments, environment variables (each ended by a zero byte), stdin,
+        passive data segments.
+      slots: the slots that describe it, slot -> value.
     """
 
     data: bytes
     slots: dict[int, int]
 
 
-def lay_out_inputs(args: Sequence[str], environ: Sequence[str], stdin: bytes) -> Inputs:
-    """The input space for a program's arguments, its `NAME=value` variables and its stdin.
+def lay_out_inputs(
+    args: Sequence[str], environ: Sequence[str], stdin: bytes, segments: Mapping[int, bytes]
+) -> Inputs:
+    """The input space for a program's arguments, its `NAME=value` variables, its stdin and its
+    passive data segments, slot -> bytes. A segment's slot holds where it begins in the upper half
+    and its size in the lower one; data.drop makes it zero.
 
     Raises:
       ValueError: if a string holds a zero byte, or all of it exceeds the input space.
     """
     argv, variables = (_terminated(strings) for strings in (args, environ))
     start = len(argv) + len(variables)
-    data = argv + variables + stdin
+    data = b"".join((argv, variables, stdin, *segments.values()))
     if len(data) > INPUT_LIMIT:
         raise ValueError(f"{len(data)} bytes of input do not fit the input space ({INPUT_LIMIT})")
     values = {
@@ -82,10 +88,15 @@ def lay_out_inputs(args: Sequence[str], environ: Sequence[str], stdin: bytes) ->
         "environc": len(environ),
         "environ_bytes": len(variables),
         "stdin_start": start,
-        "stdin_end": len(data),
+        "stdin_end": start + len(stdin),
         "stdin_cursor": start,
     }
-    return Inputs(data, {hidden_slot(name): value for name, value in values.items()})
+    slots = {hidden_slot(name): value for name, value in values.items()}
+    begin = values["stdin_end"]
+    for slot, segment in segments.items():
+        slots[slot] = begin << 32 | len(segment)
+        begin += len(segment)
+    return Inputs(data, slots)
 
 
 def _terminated(strings: Sequence[str]) -> bytes:

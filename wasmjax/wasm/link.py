@@ -81,7 +81,7 @@ class Unit:
         is_library = self.name in runtime.LIBRARIES
         if is_library and import_.module == runtime.PSEUDO_MODULE:
             if import_.kind is ExternKind.FUNC:
-                self._functions.append(runtime.PRIMITIVES[import_.name])
+                self._functions.append(runtime.PRIMITIVES.get(import_.name, import_.name))
             elif import_.kind is ExternKind.GLOBAL:
                 self._globals.append(layout.hidden_slot(import_.name))
             return
@@ -109,9 +109,9 @@ class Unit:
 
     def function(self, index: int) -> Callee | str:
         if index < self._n_imported_functions:
-            primitive = self._functions[index]
-            if isinstance(primitive, str):
-                return primitive
+            name = self._functions[index]
+            if isinstance(name, str):
+                return self.library(name) if runtime.find(name) else name
         return self.linked(index).callee
 
     def library(self, name: str) -> Callee:
@@ -128,6 +128,12 @@ class Unit:
     def global_slot(self, index: int) -> int:
         return self._globals[index]
 
+    def segment_slot(self, index: int) -> int | None:
+        if self.module.data[index].offset is not None:
+            return None
+        first = layout.GLOBALS_BASE + len(self.module.globals)
+        return first + self._store.segment(index)
+
     def table_size(self) -> int:
         return self._table.limits.min if self._table else 0
 
@@ -140,11 +146,13 @@ class Store:
 
     Attributes:
       functions: all functions found so far, in the order of their code.
+      segments: passive data segments that the code refers to, by their index in the module.
       unsupported: names behind the trap codes from `isa.UNSUPPORTED_BASE` on.
     """
 
     def __init__(self) -> None:
         self.functions: list[Linked] = []
+        self.segments: list[int] = []
         self.unsupported: list[str] = []
         self._units: dict[str, Unit] = {}
         self._by_place: dict[tuple[str, int], Linked] = {}
@@ -172,6 +180,12 @@ class Store:
     def type_id(self, type_: FuncType) -> int:
         """Equal types have equal ids, which start at 1."""
         return self._type_ids.setdefault(type_, len(self._type_ids) + 1)
+
+    def segment(self, index: int) -> int:
+        """The position in `segments` of a passive data segment."""
+        if index not in self.segments:
+            self.segments.append(index)
+        return self.segments.index(index)
 
     def unsupported_code(self, name: str) -> int:
         """The trap code that says `name` is not yet supported."""

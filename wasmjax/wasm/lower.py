@@ -70,6 +70,7 @@ class LoweredCode:
     """What depends on the module alone; see `Lowered` and `machine.program.Program`.
 
     Attributes:
+      segments: passive data segments that the code refers to, slot -> bytes.
       pages: initial size of the memory.
       max_pages: its declared maximum, if it has one.
     """
@@ -78,6 +79,7 @@ class LoweredCode:
     globals: Mapping[int, int]
     memory: Mapping[int, int]
     table: Mapping[int, TableEntry]
+    segments: Mapping[int, bytes]
     stack_base: int
     halt: int
     unsupported: tuple[str, ...]
@@ -149,7 +151,7 @@ def lower(
         if not 0 <= value < 1 << 64:
             raise ValueError(f"{name} must be in 0..{(1 << 64) - 1}, not {value}")
     code = lower_code(module)
-    inputs = layout.lay_out_inputs(args, environ, stdin)
+    inputs = layout.lay_out_inputs(args, environ, stdin, code.segments)
     declared = max_pages if code.max_pages is None else code.max_pages
     slots = {
         layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
@@ -176,8 +178,6 @@ def lower(
 @functools.lru_cache(maxsize=64)
 def lower_code(module: Module) -> LoweredCode:
     """The part of `lower` that depends on the module alone. Raises what `lower` does."""
-    if len(module.all_global_types()) > WASM.frame_limit - layout.GLOBALS_BASE:
-        raise UnsupportedError("global count", f"{len(module.all_global_types())} globals")
     store = Store()
     unit = Unit(store, "", module)
     n_imported = len(module.imported(ExternKind.FUNC))
@@ -187,6 +187,11 @@ def lower_code(module: Module) -> LoweredCode:
     pages, max_pages = _memory_limits(module)
     memory = _memory_image(module, pages)
     store.lower_all()
+    first_segment = layout.GLOBALS_BASE + len(module.globals)
+    stack_base = first_segment + len(store.segments)
+    if stack_base > WASM.frame_limit:
+        what = f"{len(module.globals)} globals and {len(store.segments)} passive data segments"
+        raise UnsupportedError("global count", what)
 
     size = max(elements) + 1 if elements else 0  # the sentinel comes last
     try:
@@ -195,7 +200,6 @@ def lower_code(module: Module) -> LoweredCode:
         raise UnsupportedError("table space", f"{error} (at most {TABLE_SPACE})") from None
     table = {index: _table_entry(store, value) for index, value in elements.items()}
     table |= {size + k: TableEntry(entry) for k, entry in enumerate(assembled.tables)}
-    stack_base = layout.GLOBALS_BASE + len(module.globals)
     halt = Instruction("halt", b=Slot("abs", stack_base), note="halt")
     exports, global_exports = {}, {}
     for export in module.exports:
@@ -210,6 +214,7 @@ def lower_code(module: Module) -> LoweredCode:
         globals={layout.GLOBALS_BASE + k: _constant(g.init) for k, g in enumerate(module.globals)},
         memory=memory,
         table=table,
+        segments={first_segment + k: module.data[i].init for k, i in enumerate(store.segments)},
         stack_base=stack_base,
         halt=len(assembled.instructions),
         unsupported=tuple(store.unsupported),

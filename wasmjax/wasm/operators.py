@@ -50,7 +50,8 @@ NO_STEP = frozenset(
 CONSTANTS = frozenset({"i32.const", "i64.const", "f32.const", "f64.const"})
 
 LIBRARY = frozenset(
-    f"{t}.{name}" for t in _INTEGERS for name in ("div_s", "div_u", "rem_s", "rem_u")
+    {f"{t}.{name}" for t in _INTEGERS for name in ("div_s", "div_u", "rem_s", "rem_u")}
+    | {"memory.grow", "memory.copy", "memory.fill"}
 )
 """Operators that are calls of the runtime library's function of the same name."""
 
@@ -80,7 +81,8 @@ _OTHERS = frozenset(
     {
         "unreachable", "block", "loop", "if", "else", "end", "br", "br_if", "br_table", "return",
         "call", "call_indirect", "drop", "select", "local.get", "local.set", "local.tee",
-        "global.get", "global.set", "memory.size", "memory.grow", "i32.eqz", "i64.eqz",
+        "global.get", "global.set", "memory.size", "memory.init", "data.drop",
+        "i32.eqz", "i64.eqz",
     }
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """The runtime library: WebAssembly that lowering links into programs.
 
-Division, memory.grow and WASI preview 1, written in the text format (the `*.wat` beside this
-file). A runtime module has no state of its own: it imports the program's memory and the hidden
-globals of `layout` from the pseudo-module `wasmjax`, and the functions below, which are one machine
-step each.
+Division, growing, copying and filling the memory, and WASI preview 1, written in the text format
+(the `*.wat` beside this file). A runtime module has no state of its own: it imports the program's
+memory and the hidden globals of `layout` from the pseudo-module `wasmjax`, and the functions below,
+which are one machine step each, or those that another runtime module exports.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PRIMITIVES: dict[str, str] = {
     "trap_divide_by_zero": "integer divide by zero",
     "trap_overflow": "integer overflow",
     "trap_invalid_conversion": "invalid conversion to integer",
+    "trap_out_of_bounds": "out of bounds memory access",
 }
 """Functions of the pseudo-module -> what `body.BodyLowering` makes of a call: one step with the
 value on the stack (`out`, `err`: a byte; `input`: index to byte; `halt`: the exit code), a trap of
@@ -72,6 +73,6 @@ def library(name: str) -> Library:
 
 @functools.cache
 def find(function: str) -> Library | None:
-    """The library that exports an operator (`i32.div_u`, `memory.grow`), if one does."""
+    """The library other than WASI that exports a function (`i32.div_u`, `memory.grow`), if any."""
     candidates = (library(name) for name in LIBRARIES if name != "wasi")
     return next((lib for lib in candidates if function in lib.functions), None)

@@ -11,7 +11,7 @@
   (import "wasmjax" "memory" (memory 0))
   (import "wasmjax" "out" (func $out (param i32)))
   (import "wasmjax" "err" (func $err (param i32)))
-  (import "wasmjax" "input" (func $input (param i32) (result i32)))
+  (import "wasmjax" "copy_input" (func $copy_input (param i32 i32 i32)))
   (import "wasmjax" "halt" (func $halt (param i32)))
   (import "wasmjax" "argc" (global $argc (mut i32)))
   (import "wasmjax" "argv_bytes" (global $argv_bytes (mut i32)))
@@ -111,30 +111,6 @@
         (br $next)))
     (i32.store (local.get $read) (i32.sub (global.get $stdin_cursor) (local.get $start)))
     (i32.const 0))
-
-  ;; Input bytes $from .. $from + $size into memory: four a round, then one by one.
-  (func $copy_input (param $from i32) (param $to i32) (param $size i32)
-    (block $rest
-      (br_if $rest (i32.lt_u (local.get $size) (i32.const 4)))
-      (loop $four
-        (i32.store8 (local.get $to) (call $input (local.get $from)))
-        (i32.store8 offset=1
-          (local.get $to) (call $input (i32.add (local.get $from) (i32.const 1))))
-        (i32.store8 offset=2
-          (local.get $to) (call $input (i32.add (local.get $from) (i32.const 2))))
-        (i32.store8 offset=3
-          (local.get $to) (call $input (i32.add (local.get $from) (i32.const 3))))
-        (local.set $from (i32.add (local.get $from) (i32.const 4)))
-        (local.set $to (i32.add (local.get $to) (i32.const 4)))
-        (local.tee $size (i32.sub (local.get $size) (i32.const 4)))
-        (br_if $four (i32.ge_u (i32.const 4)))))
-    (block $done
-      (br_if $done (i32.eqz (local.get $size)))
-      (loop $one
-        (i32.store8 (local.get $to) (call $input (local.get $from)))
-        (local.set $from (i32.add (local.get $from) (i32.const 1)))
-        (local.set $to (i32.add (local.get $to) (i32.const 1)))
-        (br_if $one (local.tee $size (i32.sub (local.get $size) (i32.const 1)))))))
 
   (func (export "args_sizes_get") (param $count i32) (param $bytes i32) (result i32)
     (i32.store (local.get $count) (global.get $argc))
