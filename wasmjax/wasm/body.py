@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import NO_DESTINATION, NOWHERE, Slot
-from wasmjax.wasm import layout, operators
+from wasmjax.wasm import division, layout, operators
 from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.frames import (
     Frame,
@@ -85,8 +85,13 @@ class BodyLowering:
             slot = Slot("fp", self._frame.local(index))
             self._code.emit(Draft("move", d=slot, note=f"local {index} = 0"))
         unreachable_depth = 0
-        for instr in self._function.body:
+        body = self._function.body
+        divided = False
+        for instr, following in zip(body, (*body[1:], body[-1]), strict=True):
             name = instr.name
+            if divided:  # with the constant before
+                divided = False
+                continue
             if not self._code.reachable:  # skip up to this block's else or end
                 if name in ("block", "loop", "if"):
                     unreachable_depth += 1
@@ -97,6 +102,10 @@ class BodyLowering:
                 if name not in ("else", "end"):
                     continue
             self._note = operators.describe(instr)
+            if following.name in operators.DIVISIONS and name in operators.CONSTANTS:
+                divided = self._divide(following.name, number(instr.immediates))
+                if divided:
+                    continue
             self._instruction(name, instr.immediates)
 
     # --- steps ---
@@ -158,6 +167,23 @@ class BodyLowering:
             self._push(access.op, 1, a=top, c=_PAGES, aux=memarg.offset)
         else:
             self._emit(access.op, self._height - 2, a=below, b=top, c=_PAGES, aux=memarg.offset)
+
+    def _divide(self, name: str, divisor: int) -> bool:
+        """Divides by a constant that was not pushed, if that takes no trap."""
+        steps = division.by_constant(name, divisor)
+        if steps is None:
+            return False
+        note = f"{name} by {self._note.split()[-1]}"
+        base = self._height - 1
+
+        def slot(place: int) -> Slot:
+            return NOWHERE if place == division.ZERO else self._at(base + place)
+
+        for step in steps:
+            draft = Draft(step.op, a=slot(step.a), b=slot(step.b), d=slot(step.to), imm=step.imm)
+            draft.note = note
+            self._code.emit(draft)
+        return True
 
     def _drop(self, immediates: Immediates) -> None:
         self._height -= 1

@@ -49,10 +49,12 @@ NO_STEP = frozenset(
 
 CONSTANTS = frozenset({"i32.const", "i64.const", "f32.const", "f64.const"})
 
-LIBRARY = frozenset(
-    {f"{t}.{name}" for t in _INTEGERS for name in ("div_s", "div_u", "rem_s", "rem_u")}
-    | {"memory.grow", "memory.copy", "memory.fill"}
+DIVISIONS = frozenset(
+    f"{t}.{name}" for t in _INTEGERS for name in ("div_s", "div_u", "rem_s", "rem_u")
 )
+"""Operators that a constant divisor turns into a few steps (`division`)."""
+
+LIBRARY = DIVISIONS | {"memory.grow", "memory.copy", "memory.fill"}
 """Operators that are calls of the runtime library's function of the same name."""
 
 
