@@ -233,3 +233,26 @@ def constant(form: Form) -> float | None:
     if all(entry == ONE for entry in form):
         return form.get(ONE, 0.0)
     return None
+
+
+def depends_on_sums(symbolic: Symbolic, form: Form) -> bool:
+    """Whether a form holds a mean of a uniform head (inexact), not counting what reads round."""
+    neurons = {neuron.entry: neuron for layer in symbolic.layers for neuron in layer.neurons}
+    seen: set[int] = set()
+    stack = list(form)
+    while stack:
+        number = stack.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        entry = symbolic.entries[number]
+        if entry.kind == "wire":
+            stack += symbolic.wires[number]
+        elif entry.kind == "neuron":
+            stack += [*neurons[number].gate, *neurons[number].value]
+        elif entry.kind == "head":
+            layer, head, _ = entry.index
+            forms = symbolic.layers[layer]
+            if not any(forms.q[head]) or not any(forms.k[head]):
+                return True
+    return False
