@@ -4,7 +4,7 @@ A front end produces `Instruction`s and initial contents; `prompt` turns them in
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -130,7 +130,6 @@ def encode_instruction(config: MachineConfig, index: int, ins: Instruction) -> n
     """
     if ins.op not in config.instructions:
         raise ValueError(f"this machine has no operation '{ins.op}'")
-    control = isa.OPS[ins.op]
     follow = index + 1 if ins.next is None else ins.next
     values: dict[str, int] = {
         "kind": isa.KIND["code"],
@@ -141,9 +140,7 @@ def encode_instruction(config: MachineConfig, index: int, ins: Instruction) -> n
     values |= _bytes("v", ins.imm, config.value_bytes)
     for name, slot in zip("abcd", (ins.a, ins.b, ins.c, ins.d), strict=True):
         values |= {f"base_{name}": _BASES[slot.base], f"offset_{name}": slot.offset}
-    # Return and table jumps emit absolute minus current digits; trap and halt stay put.
-    stays = control.get("ret") or control.get("table") or control.get("kind") in isa.STOP_KINDS
-    if not stays:
+    if not _stays(ins.op):
         values |= _numbered("next", delta_digits(config, index, follow))
     if ins.type_id is not None:
         values |= _numbered("target", digits(ins.type_id, 2))
@@ -152,6 +149,13 @@ def encode_instruction(config: MachineConfig, index: int, ins: Instruction) -> n
     aux_digits = sum(field.name.startswith("aux") for field in fields(config))
     values |= _bytes("aux", ins.aux, aux_digits)
     return token(config, **values)
+
+
+def _stays(op: str) -> bool:
+    """Whether `next` is zero: returns and table jumps emit absolute minus current digits, trap and
+    halt stay put."""
+    control = isa.OPS[op]
+    return bool(control.get("ret") or control.get("table") or control.get("kind") in isa.STOP_KINDS)
 
 
 def write_slot(config: MachineConfig, address: int, value: int, **deltas: int) -> np.ndarray:
@@ -175,24 +179,144 @@ def prompt(config: MachineConfig, program: Program) -> np.ndarray:
         raise ValueError(
             f"{len(program.instructions):,} instructions exceed the machine's {config.code_limit:,}"
         )
-    kind = isa.KIND
-    rows = [token(config, kind=kind["bos"])]
-    rows += [token(config, kind=kind["arith"], row=1 + j) for j in range(256)]
-    rows += [encode_instruction(config, i, ins) for i, ins in enumerate(program.instructions)]
-    for index, entry in sorted(program.table.items()):
-        values = _bytes("a", index, 2) | {"kind": kind["table"], "v5": entry.code}
-        values |= _numbered("v", digits(entry.entry, 3) + digits(entry.type_id, 2))
-        rows.append(token(config, **values))
-    for address, word in sorted(program.memory.items()):
-        values = _bytes("a", address, 4) | _bytes("v", word, 8) | {"kind": kind["mem8"]}
-        rows.append(token(config, **values))
-    for address, value in sorted(program.slots.items()):
-        rows.append(write_slot(config, address, value))
-    for index, byte in enumerate(program.inputs):
-        values = _bytes("a", index, 3) | {"kind": kind["input"], "v0": byte}
-        rows.append(token(config, **values))
-    rows += _move_registers(config, sp=program.stack_base, fp=program.stack_base)
-    return np.stack(rows)
+    code, table = program.instructions, sorted(program.table.items())
+    memory, slots = sorted(program.memory.items()), sorted(program.slots.items())
+    inputs = np.frombuffer(program.inputs, np.uint8)
+    end = _move_registers(config, sp=program.stack_base, fp=program.stack_base)
+    n = 1 + 256 + len(code) + len(table) + len(memory) + len(slots) + len(inputs) + len(end)
+    tokens = np.zeros((n, len(fields(config))), np.int32)
+    begin = 0
+
+    def segment(kind: str, count: int) -> _Rows:
+        nonlocal begin
+        rows = _Rows(config, tokens[begin : begin + count])
+        rows.put("kind", [isa.KIND[kind]] * count)
+        begin += count
+        return rows
+
+    segment("bos", 1)
+    segment("arith", 256).put("row", np.arange(1, 257))
+    _encode_code(segment("code", len(code)), code)
+    rows = segment("table", len(table))
+    rows.put_digits("a", [index for index, _ in table], 2)
+    rows.put_digits("v", [entry.entry for _, entry in table], 3)
+    rows.put_digits("v", [entry.type_id for _, entry in table], 2, first=3)
+    rows.put("v5", [entry.code for _, entry in table])
+    rows = segment("mem8", len(memory))
+    rows.put_digits("a", [address for address, _ in memory], 4)
+    rows.put_digits("v", [word for _, word in memory], 8)
+    rows = segment("slot", len(slots))
+    rows.put_digits(
+        "a", [address for address, _ in slots], min(2, config.address_digits), config.digit
+    )
+    rows.put_digits("v", [value for _, value in slots], config.value_bytes)
+    rows = segment("input", len(inputs))
+    rows.put_digits("a", np.arange(len(inputs)), 3)
+    rows.put("v0", inputs)
+    if end:
+        tokens[begin:] = end
+    return tokens
+
+
+class _Rows:
+    """Tokens under construction, one field of all of them at a time.
+
+    Raises:
+      ValueError: as `token` does.
+    """
+
+    def __init__(self, config: MachineConfig, rows_NxF: np.ndarray) -> None:
+        self.config, self.rows_NxF = config, rows_NxF
+
+    def put(self, name: str, values_N: Sequence[int] | np.ndarray) -> None:
+        """Sets a field."""
+        if not len(self.rows_NxF):
+            return  # whether there is such a field or not
+        column = columns(self.config).get(name)
+        if column is None:
+            raise ValueError(f"this machine's tokens have no field '{name}'")
+        field = fields(self.config)[column]
+        values_N = np.asarray(values_N, np.int64)
+        bad = np.flatnonzero((values_N < field.lo) | (values_N > field.hi))
+        if len(bad):
+            value = values_N[bad[0]]
+            raise ValueError(f"field {name}: {value} is outside {field.lo}..{field.hi}")
+        self.rows_NxF[:, column] = values_N
+
+    def put_digits(
+        self,
+        name: str,
+        values_N: Sequence[int] | np.ndarray,
+        count: int,
+        base: int = 256,
+        first: int = 0,
+    ) -> None:
+        """Sets the fields from `name` + `first` on to the values' digits."""
+        for k, digit_N in enumerate(_all_digits(values_N, count, base), first):
+            self.put(f"{name}{k}", digit_N)
+
+
+def _all_digits(values_N: Sequence[int] | np.ndarray, count: int, base: int) -> list[np.ndarray]:
+    """The `digits` of many integers: per digit, int64 [N]."""
+    try:
+        rest_N = np.array(values_N, np.uint64)
+        fits = int(rest_N.max(initial=0)) < base**count
+    except OverflowError:
+        fits = False
+    if not fits:
+        for value in values_N:
+            digits(int(value), count, base)
+    out = []
+    for _ in range(count):
+        out.append((rest_N % np.uint64(base)).astype(np.int64))
+        rest_N //= np.uint64(base)
+    return out
+
+
+def _encode_code(rows: _Rows, code: Sequence[Instruction]) -> None:
+    """What `encode_instruction` makes of each instruction, all at once."""
+    config = rows.config
+    number = {op: 1 + k for k, op in enumerate(config.instructions)}
+    for ins in code:
+        if ins.op not in number:
+            raise ValueError(f"this machine has no operation '{ins.op}'")
+    rows.put("op", [number[ins.op] for ins in code])
+    rows.put("dsp", [ins.dsp for ins in code])
+    rows.put_digits("a", np.arange(len(code)), config.address_digits, config.digit)
+    rows.put_digits("v", [ins.imm for ins in code], config.value_bytes)
+    for letter, slots in (
+        ("a", [ins.a for ins in code]),
+        ("b", [ins.b for ins in code]),
+        ("c", [ins.c for ins in code]),
+        ("d", [ins.d for ins in code]),
+    ):
+        rows.put(f"base_{letter}", [_BASES[slot.base] for slot in slots])
+        rows.put(f"offset_{letter}", [slot.offset for slot in slots])
+
+    here = _all_digits(np.arange(len(code)), config.ip_digits, config.digit)
+
+    def put_deltas(name: str, goals: Iterable[int | None]) -> None:
+        """Distances to instructions; 0 where there is no goal."""
+        targets = [k if goal is None else goal for k, goal in enumerate(goals)]
+        there = _all_digits(targets, config.ip_digits, config.digit)
+        for k, (there_N, here_N) in enumerate(zip(there, here, strict=True)):
+            rows.put(f"{name}{k}", there_N - here_N)
+
+    stays = {op for op in number if _stays(op)}
+    put_deltas(
+        "next",
+        (
+            None if ins.op in stays else k if ins.next is None else ins.next
+            for k, ins in enumerate(code, 1)
+        ),
+    )
+    put_deltas("target", (None if ins.type_id is not None else ins.target for ins in code))
+    typed = [k for k, ins in enumerate(code) if ins.type_id is not None]
+    calls = _Rows(config, rows.rows_NxF[typed])  # a copy
+    calls.put_digits("target", [code[k].type_id or 0 for k in typed], 2)
+    rows.rows_NxF[typed] = calls.rows_NxF
+    aux_digits = sum(field.name.startswith("aux") for field in fields(config))
+    rows.put_digits("aux", [ins.aux for ins in code], aux_digits)
 
 
 def _move_registers(config: MachineConfig, **deltas: int) -> list[np.ndarray]:
