@@ -51,7 +51,11 @@ def in_wasmtime(path, args, stdin, scratch):
     return (scratch / "stdout").read_bytes(), (scratch / "stderr").read_bytes(), code
 
 
-@pytest.mark.parametrize("entry", PROGRAMS, ids=name_of)
+def marked(entry):
+    return pytest.param(entry, marks=[pytest.mark.slow] if entry.get("slow") else [])
+
+
+@pytest.mark.parametrize("entry", map(marked, PROGRAMS), ids=name_of)
 def test_program(entry, machine, tmp_path):
     module = wasmjax.load(EXAMPLES / entry["wasm"])
     stdin = entry["stdin"].encode()

@@ -93,7 +93,7 @@ class Machine:
           max_steps: most VM steps; None: as many as the engine can do exactly.
           on_output: called with (1 or 2, bytes) as output appears.
           inputs: stdin (bytes), environ ("NAME=value" strings), and the other keyword arguments
-            of `wasmjax.wasm.lower.lower`: max_pages, call_depth.
+            of `wasmjax.wasm.lower.lower`: seed, clock, max_pages, call_depth.
 
         Raises:
           ValueError, LinkError, InstantiationError: if the module cannot be run.

@@ -32,8 +32,17 @@ def _program(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("program")
     limits.add_argument("--call", metavar="EXPORT", help="call this function instead of _start")
     limits.add_argument("--max-steps", type=_positive, metavar="N", help="most VM steps")
-    limits.add_argument("--max-memory-pages", type=_natural, metavar="N", help="default 256")
+    limits.add_argument(
+        "--max-memory-pages",
+        type=_natural,
+        metavar="N",
+        help="default: the initial size and 256 more",
+    )
     limits.add_argument("--call-depth", type=_positive, metavar="N", help="default 1024")
+    limits.add_argument("--seed", type=_natural, default=0, metavar="N", help="of random_get")
+    limits.add_argument(
+        "--clock", type=_natural, default=0, metavar="NS", help="nanoseconds at the start"
+    )
     limits.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("program", metavar="PROG.wasm")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the program's arguments")
