@@ -41,8 +41,7 @@ def outcome(instance, row):
 @pytest.mark.parametrize("name", FILES)
 def test_every_row(load_vectors, name):
     rows = load_vectors(name)
-    # A trap leaves values behind, a function that returns does not: all rows of a file share one
-    # token sequence.
+    # All rows of a file are calls in one token sequence, those after a trap too.
     instance = onengine.machine().instantiate(wasmjax.load(operator_module(rows)))
     wrong = []
     for row in rows:
