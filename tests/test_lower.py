@@ -1,6 +1,8 @@
 """Lowering: what costs a step and what does not, frames, linking; behaviour against wasmtime."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from lowering import Exit, Machine, Trap, check, compile_wat
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import NOWHERE, Slot, prompt
+from wasmjax.wasm import layout
 from wasmjax.wasm.errors import UnsupportedError
 from wasmjax.wasm.frames import locals_to_zero
 from wasmjax.wasm.lower import InstantiationError, LinkError, lower, lower_code
@@ -265,14 +268,82 @@ def test_only_needed_library_functions_are_linked():
     [
         ('(memory 1) (data (i32.const 65535) "ab")', InstantiationError, "memory access"),
         ("(table 1 funcref) (elem (i32.const 1) 0) (func)", InstantiationError, "table access"),
-        ("(memory 1025)", UnsupportedError, "memory of 1025 pages"),
-        ("(table 20000 funcref)", UnsupportedError, "table of 20000 elements"),
-        ("(global i32 (i32.const 0))" * 1010, UnsupportedError, "1010 globals"),
+        (
+            "(memory 1025)", UnsupportedError,
+            "unsupported: a memory of 1,025 pages, more than the machine's 1,024 (memory size)",
+        ),
+        (
+            "(table 20000 funcref)", UnsupportedError,
+            "unsupported: a table of 20,000 elements, more than the machine's 16,384 (table size)",
+        ),
+        (
+            "(global i32 (i32.const 0))" * 1010, UnsupportedError,
+            "unsupported: 1,010 globals and 0 passive data segments, more than the machine's 1,007"
+            " (global count)",
+        ),
+        (
+            "(table 5 funcref) (func (param i32)"
+            f"{'(block (br_table ' + '0 ' * 16380 + '(local.get 0)))'}"
+            f"{'(block (br_table ' + '0 ' * 16380 + '(local.get 0)))'}"
+            f"{'(block (br_table ' + '0 ' * 16380 + '(local.get 0)))'}"
+            f"{'(block (br_table ' + '0 ' * 16380 + '(local.get 0)))'}"
+            f"{'(block (br_table ' + '0 ' * 16 + '(local.get 0)))'})",
+            UnsupportedError,
+            "unsupported: 6 table elements and 65,536 br_table targets, more than the machine's"
+            " 65,536 (table space)",
+        ),
     ],
-)
+)  # fmt: skip
 def test_refusals(fields, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=re.escape(message)):
         lower(load_bytes(compile_wat(f"(module {fields})")))
+
+
+def test_too_many_instructions(monkeypatch):
+    small = dataclasses.replace(WASM, code_limit=1000)
+    monkeypatch.setattr("wasmjax.wasm.lower.WASM", small)
+    module = load_bytes(compile_wat(f"(module (func {'(drop (i32.const 1))' * 998}))"))
+    assert len(lower(module).program.instructions) == 1000
+    module = load_bytes(compile_wat(f"(module (func {'(drop (i32.const 1))' * 999}))"))
+    message = "unsupported: 1,001 instructions, more than the machine's 1,000 (code size)"
+    with pytest.raises(UnsupportedError, match=re.escape(message)):
+        lower(module)
+
+
+def pages(limits, **options):
+    """Initial and largest size of a memory."""
+    slots = lower(load_bytes(compile_wat(f"(module (memory {limits}))")), **options).program.slots
+    return slots[layout.MEMORY_PAGES_SLOT], slots[layout.MEMORY_MAX_SLOT]
+
+
+def test_memory_limits():
+    assert pages("0") == (0, 256)
+    assert pages("257") == (257, 513)
+    assert pages("900") == (900, 1024)
+    assert pages("1024") == (1024, 1024)
+    assert pages("1 3") == (1, 3)
+    assert pages("1 1000") == (1, 257)
+    assert pages("1", max_pages=1024) == (1, 1024)
+    assert pages("1 3", max_pages=1024) == (1, 3)
+    assert pages("2 9", max_pages=2) == (2, 2)
+    message = "unsupported: a memory of 257 pages, more than the 256 allowed (max_pages)"
+    with pytest.raises(UnsupportedError, match=re.escape(message)):
+        pages("257", max_pages=256)
+
+
+def test_too_much_input(monkeypatch):
+    monkeypatch.setattr(layout, "INPUT_LIMIT", 1000)
+    text = """(module (memory 1) (data "0123456789")
+      (func (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 1))))"""
+    module = load_bytes(compile_wat(text))
+    inputs = {"args": ["abc", "é"], "environ": ["A=1"]}
+    assert len(lower(module, stdin=bytes(979), **inputs).program.inputs) == 1000
+    message = (
+        "1,001 bytes of input (arguments 7, environment 4, stdin 980, passive data segments 10),"
+        " more than the machine's 1,000"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lower(module, stdin=bytes(980), **inputs)
 
 
 def test_arguments_of_lower():

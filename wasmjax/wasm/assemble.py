@@ -161,10 +161,7 @@ def assemble(codes: Sequence[Code], table_base: int) -> Assembled:
 
     Args:
       codes: every function's code.
-      table_base: first free index of the table space.
-
-    Raises:
-      OverflowError: if the jump tables do not fit the table space.
+      table_base: first free index of the table space, in which the jump tables must fit.
     """
     base = 0
     for code in codes:
@@ -176,8 +173,6 @@ def assemble(codes: Sequence[Code], table_base: int) -> Assembled:
         for draft in code.drafts:
             out.append(_resolve(draft, len(out), table_base + len(tables)))
             tables += [label.index() for label in draft.table]
-    if table_base + len(tables) > TABLE_SPACE:
-        raise OverflowError(f"{table_base + len(tables)} table elements and br_table targets")
     return Assembled(tuple(out), tuple(tables))
 
 

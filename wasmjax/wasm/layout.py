@@ -81,7 +81,11 @@ def lay_out_inputs(
     start = len(argv) + len(variables)
     data = b"".join((argv, variables, stdin, *segments.values()))
     if len(data) > INPUT_LIMIT:
-        raise ValueError(f"{len(data)} bytes of input do not fit the input space ({INPUT_LIMIT})")
+        raise ValueError(
+            f"{len(data):,} bytes of input (arguments {len(argv):,}, environment "
+            f"{len(variables):,}, stdin {len(stdin):,}, passive data segments "
+            f"{len(data) - start - len(stdin):,}), more than the machine's {INPUT_LIMIT:,}"
+        )
     values = {
         "argc": len(args),
         "argv_bytes": len(argv),

@@ -38,8 +38,8 @@ __all__ = [
 
 DEFAULT_CALL_DEPTH = 1024
 """Calls that may be active at once."""
-DEFAULT_MAX_PAGES = 256
-"""Pages up to which a memory without a smaller maximum of its own may grow."""
+DEFAULT_GROWTH = 256
+"""Pages by which a memory may grow, unless its own maximum or `max_pages` say otherwise."""
 
 
 class InstantiationError(RuntimeError):
@@ -123,7 +123,7 @@ def lower(
     clock: int = 0,
     seed: int = 0,
     call_depth: int = DEFAULT_CALL_DEPTH,
-    max_pages: int = DEFAULT_MAX_PAGES,
+    max_pages: int | None = None,
 ) -> Lowered:
     """Lowers a valid module, with the inputs of one run.
 
@@ -135,28 +135,36 @@ def lower(
       clock: nanoseconds that its clocks show first; they advance when read, and by sleeping.
       seed: what its random numbers follow from.
       call_depth: active calls beyond which a call traps.
-      max_pages: pages beyond which the memory cannot grow, whatever its own maximum.
+      max_pages: pages beyond which the memory cannot grow, whatever its own maximum; None:
+        DEFAULT_GROWTH more than its initial size.
 
     Raises:
       LinkError: if an import is unknown.
       InstantiationError: if a data or element segment is out of bounds.
-      UnsupportedError: if the module exceeds a limit of the machine.
+      UnsupportedError: if the module exceeds a limit of the machine, or starts with more pages than
+        `max_pages`.
       ValueError: if an argument is out of range or the input does not fit.
     """
     if not 1 <= call_depth < 65536:
         raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
-    if not 0 <= max_pages <= WASM.memory_pages:
+    if max_pages is not None and not 0 <= max_pages <= WASM.memory_pages:
         raise ValueError(f"max_pages must be in 0..{WASM.memory_pages}, not {max_pages}")
     for name, value in (("clock", clock), ("seed", seed)):
         if not 0 <= value < 1 << 64:
             raise ValueError(f"{name} must be in 0..{(1 << 64) - 1}, not {value}")
     code = lower_code(module)
     inputs = layout.lay_out_inputs(args, environ, stdin, code.segments)
-    declared = max_pages if code.max_pages is None else code.max_pages
+    # Some linkers reserve a stack of 16 MiB: what starts large must be able to grow, too.
+    limits = [code.pages + DEFAULT_GROWTH if max_pages is None else max_pages, WASM.memory_pages]
+    if code.pages > min(limits):
+        what = f"a memory of {code.pages:,} pages, more than the {min(limits):,} allowed"
+        raise UnsupportedError("max_pages", what)
+    if code.max_pages is not None:
+        limits.append(code.max_pages)
     slots = {
         layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
         layout.MEMORY_PAGES_SLOT: code.pages,
-        layout.MEMORY_MAX_SLOT: max(code.pages, min(declared, max_pages)),
+        layout.MEMORY_MAX_SLOT: min(limits),
         layout.CLOCK_SLOT: clock,
         layout.RANDOM_SLOT: seed,
         **inputs.slots,
@@ -187,17 +195,22 @@ def lower_code(module: Module) -> LoweredCode:
     pages, max_pages = _memory_limits(module)
     memory = _memory_image(module, pages)
     store.lower_all()
+    instructions = sum(len(linked.code.drafts) for linked in store.functions) + 1  # and halt
+    _limit("code size", f"{instructions:,} instructions", instructions, WASM.code_limit)
     first_segment = layout.GLOBALS_BASE + len(module.globals)
     stack_base = first_segment + len(store.segments)
-    if stack_base > WASM.frame_limit:
-        what = f"{len(module.globals)} globals and {len(store.segments)} passive data segments"
-        raise UnsupportedError("global count", what)
+    _limit(
+        "global count",
+        f"{len(module.globals):,} globals and {len(store.segments):,} passive data segments",
+        stack_base - layout.GLOBALS_BASE,
+        WASM.frame_limit - layout.GLOBALS_BASE,
+    )
 
     size = max(elements) + 1 if elements else 0  # the sentinel comes last
-    try:
-        assembled = assemble([linked.code for linked in store.functions], size)
-    except OverflowError as error:
-        raise UnsupportedError("table space", f"{error} (at most {TABLE_SPACE})") from None
+    n_targets = sum(len(draft.table) for linked in store.functions for draft in linked.code.drafts)
+    what = f"{size:,} table elements and {n_targets:,} br_table targets"
+    _limit("table space", what, size + n_targets, TABLE_SPACE)
+    assembled = assemble([linked.code for linked in store.functions], size)
     table = {index: _table_entry(store, value) for index, value in elements.items()}
     table |= {size + k: TableEntry(entry) for k, entry in enumerate(assembled.tables)}
     halt = Instruction("halt", b=Slot("abs", stack_base), note="halt")
@@ -251,8 +264,7 @@ def _elements(module: Module, unit: Unit) -> dict[int, Linked | str]:
     if type_ is None:
         return {}
     size = type_.limits.min
-    if size > WASM.table_limit:
-        raise UnsupportedError("table size", f"a table of {size} elements")
+    _limit("table size", f"a table of {size:,} elements", size, WASM.table_limit)
     elements: dict[int, Linked | str] = dict.fromkeys(range(size), "uninitialized element")
     elements[size] = "undefined element"
     for segment in module.elements:
@@ -284,9 +296,15 @@ def _memory_limits(module: Module) -> tuple[int, int | None]:
     type_ = module.memory_type()
     if type_ is None:
         return 0, 0
-    if type_.limits.min > WASM.memory_pages:
-        raise UnsupportedError("memory size", f"a memory of {type_.limits.min} pages")
-    return type_.limits.min, type_.limits.max
+    pages = type_.limits.min
+    _limit("memory size", f"a memory of {pages:,} pages", pages, WASM.memory_pages)
+    return pages, type_.limits.max
+
+
+def _limit(name: str, what: str, count: int, most: int) -> None:
+    """Refuses a module that exceeds a limit of the machine."""
+    if count > most:
+        raise UnsupportedError(name, f"{what}, more than the machine's {most:,}")
 
 
 def _memory_image(module: Module, pages: int) -> dict[int, int]:
