@@ -2,8 +2,8 @@
 ;;
 ;; Input is the machine's input space: the arguments, the environment variables (each string ended
 ;; by a zero byte), then stdin. Descriptors 0, 1 and 2 are open and are not terminals, so a C
-;; library buffers its output. There are no files, but a C library is linked with the functions that
-;; open and describe them. Error numbers: 8 badf, 28 inval, 54 notdir, 70 spipe.
+;; library buffers its output. There are no files, but programs are linked with functions for them even
+;; if they never call one. Error numbers: 8 badf, 28 inval, 54 notdir, 70 spipe.
 ;;
 ;; A run depends on nothing but its prompt: the clock is a number that reading it and sleeping
 ;; advance, random numbers follow from a seed.
@@ -193,8 +193,33 @@
     (i64.store offset=56 (local.get $to) (i64.const 0))
     (i32.const 0))
 
-  ;; No flag of a stream can be changed.
+  ;; Nothing about a stream can be changed.
   (func (export "fd_fdstat_set_flags") (param $fd i32) (param $flags i32) (result i32)
+    (i32.const 8))
+
+  (func (export "fd_filestat_set_size") (param $fd i32) (param $size i64) (result i32)
+    (i32.const 8))
+
+  (func (export "fd_filestat_set_times")
+    (param $fd i32) (param $accessed i64) (param $modified i64) (param $flags i32) (result i32)
+    (i32.const 8))
+
+  (func (export "fd_sync") (param $fd i32) (result i32)
+    (i32.const 8))
+
+  (func (export "fd_pread")
+    (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64) (param $read i32)
+    (result i32)
+    (select (i32.const 8) (i32.const 70) (local.get $fd)))
+
+  (func (export "fd_pwrite")
+    (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64) (param $written i32)
+    (result i32)
+    (select (call $if_open (local.get $fd) (i32.const 70)) (i32.const 8) (local.get $fd)))
+
+  (func (export "fd_readdir")
+    (param $fd i32) (param $to i32) (param $size i32) (param $cookie i64) (param $used i32)
+    (result i32)
     (i32.const 8))
 
   (func $if_open (param $fd i32) (param $errno i32) (result i32)
@@ -212,6 +237,15 @@
     (result i32)
     (i32.const 8))
 
+  (func (export "path_filestat_set_times")
+    (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32)
+    (param $accessed i64) (param $modified i64) (param $flags i32) (result i32)
+    (i32.const 8))
+
+  (func (export "path_create_directory")
+    (param $fd i32) (param $path i32) (param $size i32) (result i32)
+    (i32.const 8))
+
   (func (export "path_unlink_file")
     (param $fd i32) (param $path i32) (param $size i32) (result i32)
     (i32.const 8))
@@ -223,6 +257,21 @@
   (func (export "path_rename")
     (param $fd i32) (param $path i32) (param $size i32)
     (param $new_fd i32) (param $new_path i32) (param $new_size i32) (result i32)
+    (i32.const 8))
+
+  (func (export "path_link")
+    (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32)
+    (param $new_fd i32) (param $new_path i32) (param $new_size i32) (result i32)
+    (i32.const 8))
+
+  (func (export "path_symlink")
+    (param $path i32) (param $size i32)
+    (param $fd i32) (param $new_path i32) (param $new_size i32) (result i32)
+    (i32.const 8))
+
+  (func (export "path_readlink")
+    (param $fd i32) (param $path i32) (param $size i32)
+    (param $to i32) (param $room i32) (param $used i32) (result i32)
     (i32.const 8))
 
   ;; Time. The realtime clock (0) and the monotonic one (1) are the same; others are not there.
