@@ -11,6 +11,7 @@ waits for its token count), and median and quartiles are over chunks.
 import json
 import pathlib
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -45,6 +46,17 @@ LOOP = """
 """
 
 
+PROGRAMS = [
+    ("collatz", ["27"], b""),
+    (
+        "sudoku",
+        [],
+        b"8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..\n",
+    ),
+    ("sha256", ["100"], b"abc"),
+]
+
+
 def timed_chunk(chunks: Iterator[object], run: vm.Run) -> float:
     """Steps per second of the next chunk."""
     before, start = run.steps, time.perf_counter()
@@ -75,8 +87,11 @@ def early_and_late(
     """The same program around step 10,000 and around `late_step`, chunk by chunk in turn."""
     late = start()
     late_stream = late.tokens(None)
+    peak = 0
     while late.steps < late_step:
         next(late_stream)
+        if not peak and late.steps >= late_step // 10:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(f"\r  {late.steps:,} of {late_step:,} steps", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     early_rates, late_rates = [], []
@@ -91,6 +106,8 @@ def early_and_late(
     rows = [summary(early_rates), summary(late_rates)]
     for row, run in zip(rows, (early, late), strict=True):
         row |= {"chunks": chunks, "last_step": run.steps}
+    rows[1]["peak_mib_at_a_tenth"] = peak / 1024
+    rows[1]["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows[1]["late_over_early"] = statistics.median(
         late / early for early, late in zip(early_rates, late_rates, strict=True)
     )
@@ -110,11 +127,11 @@ def main(argv: list[str]) -> None:
         f"{nonzero:,} non-zero; terms per packed step: {plan.count_terms() if plan else '-'}"
     )
     loop = vm.load(bytes(wasmtime.wat2wasm(LOOP)))
-    collatz = vm.load(EXAMPLES / "collatz.wasm")
-    rows = [
-        ("loop", measure(machine.start(loop, ["loop"]), CHUNKS.value)),
-        ("collatz 27", measure(machine.start(collatz, ["collatz", "27"]), CHUNKS.value)),
-    ]
+    rows = [("loop", measure(machine.start(loop, ["loop"]), CHUNKS.value))]
+    for name, args, stdin in PROGRAMS:
+        module = vm.load(EXAMPLES / f"{name}.wasm")
+        run = machine.start(module, [name, *args], stdin=stdin)
+        rows.append((" ".join([name, *args]), measure(run, CHUNKS.value)))
     if LATE.value:
         early, late = early_and_late(
             lambda: machine.start(loop, ["loop"]), LATE.value, CHUNKS.value
@@ -131,6 +148,10 @@ def main(argv: list[str]) -> None:
                 file.write(json.dumps(record) + "\n")
     if LATE.value:
         print(f"late over early, median of pairs in turn: {late['late_over_early']:.3f}")
+        print(
+            f"peak memory: {late['peak_mib_at_a_tenth']:,.0f} MiB at a tenth of the way, "
+            f"{late['peak_mib']:,.0f} MiB in the end"
+        )
     print(f"compilation: {machine.engine.compile_seconds:.2f} s")
 
 
