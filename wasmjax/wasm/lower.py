@@ -157,7 +157,7 @@ def lower(
     # Some linkers reserve a stack of 16 MiB: what starts large must be able to grow, too.
     limits = [code.pages + DEFAULT_GROWTH if max_pages is None else max_pages, WASM.memory_pages]
     if code.pages > min(limits):
-        what = f"a memory of {code.pages:,} pages, more than the {min(limits):,} allowed"
+        what = f"a memory of {code.pages} pages, more than the {min(limits)} allowed"
         raise UnsupportedError("max_pages", what)
     if code.max_pages is not None:
         limits.append(code.max_pages)
@@ -196,19 +196,19 @@ def lower_code(module: Module) -> LoweredCode:
     memory = _memory_image(module, pages)
     store.lower_all()
     instructions = sum(len(linked.code.drafts) for linked in store.functions) + 1  # and halt
-    _limit("code size", f"{instructions:,} instructions", instructions, WASM.code_limit)
+    _limit("code size", f"{instructions} instructions", instructions, WASM.code_limit)
     first_segment = layout.GLOBALS_BASE + len(module.globals)
     stack_base = first_segment + len(store.segments)
     _limit(
         "global count",
-        f"{len(module.globals):,} globals and {len(store.segments):,} passive data segments",
+        f"{len(module.globals)} globals and {len(store.segments)} passive data segments",
         stack_base - layout.GLOBALS_BASE,
         WASM.frame_limit - layout.GLOBALS_BASE,
     )
 
     size = max(elements) + 1 if elements else 0  # the sentinel comes last
     n_targets = sum(len(draft.table) for linked in store.functions for draft in linked.code.drafts)
-    what = f"{size:,} table elements and {n_targets:,} br_table targets"
+    what = f"{size} table elements and {n_targets} br_table targets"
     _limit("table space", what, size + n_targets, TABLE_SPACE)
     assembled = assemble([linked.code for linked in store.functions], size)
     table = {index: _table_entry(store, value) for index, value in elements.items()}
@@ -264,7 +264,7 @@ def _elements(module: Module, unit: Unit) -> dict[int, Linked | str]:
     if type_ is None:
         return {}
     size = type_.limits.min
-    _limit("table size", f"a table of {size:,} elements", size, WASM.table_limit)
+    _limit("table size", f"a table of {size} elements", size, WASM.table_limit)
     elements: dict[int, Linked | str] = dict.fromkeys(range(size), "uninitialized element")
     elements[size] = "undefined element"
     for segment in module.elements:
@@ -297,14 +297,14 @@ def _memory_limits(module: Module) -> tuple[int, int | None]:
     if type_ is None:
         return 0, 0
     pages = type_.limits.min
-    _limit("memory size", f"a memory of {pages:,} pages", pages, WASM.memory_pages)
+    _limit("memory size", f"a memory of {pages} pages", pages, WASM.memory_pages)
     return pages, type_.limits.max
 
 
 def _limit(name: str, what: str, count: int, most: int) -> None:
     """Refuses a module that exceeds a limit of the machine."""
     if count > most:
-        raise UnsupportedError(name, f"{what}, more than the machine's {most:,}")
+        raise UnsupportedError(name, f"{what}, more than the machine's {most}")
 
 
 def _memory_image(module: Module, pages: int) -> dict[int, int]:
