@@ -82,7 +82,11 @@ def inspect(args: argparse.Namespace) -> int:
         f"{len(flat.slots):,} globals, {len(flat.inputs):,} bytes of input, 256 table rows"
     )
     for name, entry in lowered.exports.items():
-        print(f"export {name}: {entry.type} at instruction {entry.entry}")
+        params, results = (
+            " ".join(type_.value for type_ in types)
+            for types in (entry.type.params, entry.type.results)
+        )
+        print(f"export {name}: ({params}) -> ({results}) at instruction {entry.entry}")
     if flat.unsupported:
         print("traps when reached: " + ", ".join(flat.unsupported))
     print("operations: " + ", ".join(f"{op} {count}" for op, count in kinds.most_common(12)))
