@@ -256,6 +256,16 @@ def test_unknown_imports_are_named(import_, name):
     assert error.value.name == name
 
 
+def test_names_of_functions():
+    text = """(module (memory 1)
+      (func $named (export "exported"))
+      (func (export "first") (export "second")
+        (memory.fill (i32.const 0) (i32.const 1) (i32.const 2)))
+      (func))"""
+    names = [function.name for function in lower_code(load_bytes(compile_wat(text))).functions]
+    assert names == ["named", "second", "func 2", "memory: memory.fill"]
+
+
 def test_only_needed_library_functions_are_linked():
     names = lambda text: [f.name for f in lower_code(load_bytes(compile_wat(text))).functions]  # noqa: E731
     assert names("(module (func))") == ["func 0"]

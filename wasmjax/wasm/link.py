@@ -68,7 +68,10 @@ class Unit:
         self.name = name
         self.module = module
         self._store = store
-        self._names = dict(module.function_names)
+        # for traces: a module without a name section still has the names of its exports
+        exports = (export for export in module.exports if export.kind is ExternKind.FUNC)
+        self._names = {export.index: export.name for export in exports}
+        self._names |= dict(module.function_names)
         self._table = module.table_type()
         self._functions: list[Callee | Linked | str] = []
         self._globals: list[int] = []
