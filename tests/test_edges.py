@@ -1,15 +1,17 @@
 """Edges of a memory that is a token sequence: never written, stale, growing, refused."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
+import counter_machine as cm
 import onengine
 import programs
 import wasmjax
 from lowering import Trap, compile_wat
-from wasmjax.engine.decode import EngineError, Session
+from wasmjax.engine.decode import Engine, EngineError, Session
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import Instruction, prompt
@@ -180,11 +182,37 @@ def test_a_write_once_space_is_never_written():
     engine = type(machine.engine)(forged, machine.engine.stop, chunk=64)
     session = Session(engine)
     program = programs.make_program(
-        [Instruction("move", imm=1, d=programs.absolute(3)), Instruction("halt")]
+        [Instruction("move", imm=1, d=programs.absolute(3)), Instruction("halt")], stack_base=4
     )
     session.feed(prompt(WASM, program))
     with pytest.raises(EngineError, match="write-once address space"):
         list(session.generate(10))
+
+
+@pytest.mark.parametrize("engine", ["packed", "dense"])
+def test_a_step_from_a_token_that_none_generates_is_refused(engine):
+    """The compiled step takes fields that are never emitted for 0, so it must not see others."""
+    session = Session(counter_machine_engine(engine))
+    tokens = cm.prompt(cm.add(), [3, 5])
+    code = np.flatnonzero(tokens[:, cm.FIELD["op"]])
+    order = np.r_[np.setdiff1d(np.arange(len(tokens)), code), code]
+    session.feed(tokens[order])
+    with pytest.raises(EngineError, match="field op is never emitted"):
+        list(session.generate(10))
+    session.feed(tokens[-1:])  # one that could have been generated
+    made = np.concatenate([kept for _, kept in session.generate(100, keep_all=True)])
+    np.testing.assert_array_equal(made, cm.interpret(cm.add(), [3, 5]))
+
+
+def test_a_prompt_outside_the_vocabulary_is_refused():
+    session = Session(counter_machine_engine("packed"))
+    with pytest.raises(EngineError, match="field value of a prompt token"):
+        session.feed(cm.prompt(cm.add(), [cm.TOP + 1]))
+
+
+@functools.cache
+def counter_machine_engine(engine: str) -> Engine:
+    return Engine(cm.build().weights, cm.STOP, engine, "indexed", chunk=64)
 
 
 def test_softmax_horizon_is_refused():

@@ -230,11 +230,15 @@ class Session:
         """Appends prompt tokens (prefill). The last one becomes the current token.
 
         Raises:
-          EngineError: if the sequence would grow past MAX_TOKENS.
+          EngineError: if the sequence would grow past MAX_TOKENS, or a value lies outside its
+            vocabulary.
         """
         tokens_NxF = np.asarray(tokens_NxF, np.int32)
         if self.tokens + len(tokens_NxF) > MAX_TOKENS:
             raise EngineError(f"the sequence would pass {MAX_TOKENS} tokens")
+        for value, field in zip(tokens_NxF.T, self.engine.weights.vocabulary, strict=True):
+            if value.min() < field.lo or value.max() >= field.lo + field.size:
+                raise EngineError(f"field {field.name} of a prompt token is outside its vocabulary")
         with self.engine.precision():
             if isinstance(self.engine.cache, IndexedCache):
                 self._prefill_indexed(self.engine.cache, tokens_NxF)
@@ -296,6 +300,8 @@ class Session:
         while done < max_steps and not self.stopped:
             if self._lane is None:
                 raise EngineError("nothing to continue: feed a prompt first")
+            if done == 0:
+                self._check_current(self._lane)
             if self.tokens >= MAX_TOKENS:
                 raise EngineError(f"the sequence reached {MAX_TOKENS} tokens, the exact limit")
             limit = min(self.engine.chunk, max_steps - done, MAX_TOKENS - self.tokens)
@@ -321,6 +327,17 @@ class Session:
             raise EngineError("the contents can be read when the program has stopped")
         with self.engine.precision():
             return self.engine.cache.stored(self._lane.cache, tokens_NxF, self.tokens)
+
+    def _check_current(self, lane: Lane) -> None:
+        """With an indexed cache, a step is made for tokens as they are generated."""
+        if isinstance(self.engine.cache, IndexedCache):
+            vocabulary = self.engine.weights.vocabulary
+            for value, field in zip(np.asarray(lane.token), vocabulary, strict=True):
+                if value and not field.emitted:
+                    raise EngineError(
+                        f"field {field.name} is never emitted, so the last token of a prompt "
+                        "must hold 0 there"
+                    )
 
     @property
     def stopped(self) -> bool:
