@@ -23,10 +23,10 @@ STOP = Stop(0, (6,), (6,))  # a kind that nothing generates
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A transformer and a prompt for it; `clipped`: every output stays in its vocabulary."""
+    """A transformer and prompts for it; `clipped`: every output stays in its vocabulary."""
 
     weights: Weights
-    prompt: np.ndarray
+    prompts: list[np.ndarray]
     clipped: bool
 
 
@@ -104,13 +104,13 @@ class _Drawer:
             if last:
                 raw = -1 if clipped else int(rng.integers(2, 4))
                 for field in range(4):
-                    self.output(layer, field, neurons, field != raw)
+                    self.output(layer, field, neurons, clipped=field != raw)
         weights = Weights(
             self.vocabulary, self.embedding, self.position,
             self.w_q, self.w_k, self.w_v, self.w_o, self.w_gate, self.w_in, self.w_out,
             self.unembedding, 2.0 ** int(rng.integers(30, 35)),
         )  # fmt: skip
-        return Drawn(weights, self.prompt(), clipped)
+        return Drawn(weights, [self.prompt() for _ in range(4)], clipped)
 
     # -- embedding and prompt ---------------------------------------------------------------
 
@@ -149,10 +149,12 @@ class _Drawer:
 
     # -- rows -------------------------------------------------------------------------------
 
-    def row(self, among: Iterable[int], limit: float = LIMIT) -> tuple[np.ndarray, Held]:
-        """Small weights on up to three coordinates and the constant."""
+    def row(
+        self, among: Iterable[int], limit: float = LIMIT, most: int = 3
+    ) -> tuple[np.ndarray, Held]:
+        """Small weights on up to `most` coordinates and the constant."""
         out, held = np.zeros(self.width), Held(0.0)
-        for at in self.rng.permutation(list(among))[: self.rng.integers(1, 4)].tolist():
+        for at in self.rng.permutation(list(among))[: self.rng.integers(1, most + 1)].tolist():
             weight = float(self.rng.choice([-2, -1, 1, 1, 2]))
             if held.plus(self.before[at], weight).bound <= limit:
                 out[at], held = weight, held.plus(self.before[at], weight)
@@ -258,27 +260,35 @@ class _Drawer:
             self.w_gate[layer, neuron], _ = self.row(self.exact())
         self.w_in[layer, neuron], _ = self.row(self.exact())
 
-    def output(self, layer: int, field: int, neurons: list[int], folded: bool) -> None:
-        """Logits a (2 v x - v^2) + b; x is a sum of coordinates folded into the vocabulary."""
+    def output(self, layer: int, field: int, neurons: list[int], clipped: bool) -> None:
+        """Logits a (2 v x - v^2) + b; x is a sum of coordinates folded into the vocabulary.
+
+        Unless it is `clipped`, a neuron is added that is active now and then.
+        """
         spec = self.vocabulary[field]
         lo, hi = spec.lo, spec.lo + spec.size - 1
         if field == 0:
             lo, hi = KINDS[0], KINDS[-1]
-        row, held = self.row(self.exact())
-        x = row
-        if folded:
-            # A zigzag between 0 and hi - lo, which starts at or below the least sum.
-            at = self.free.pop()
-            span = hi - lo
-            start = -span * -(-int(held.bound) // span)
-            for k, bend in enumerate(range(start, int(held.bound) + 1, span)):
-                neuron = neurons.pop()
-                self.w_gate[layer, neuron] = row
-                self.w_gate[layer, neuron, self.one] -= bend
-                self.w_in[layer, neuron, self.one] = 1
-                self.w_out[layer, at, neuron] = 1 if k == 0 else 2 * (-1) ** k
-            x = np.zeros(self.width)
-            x[at], x[self.one] = 1, lo
+        context = [at for at, held in self.before.items() if held.exact and not held.own]
+        row, held = self.row(context or self.exact(), limit=60, most=6)
+        at = self.free.pop()
+        # A zigzag between 0 and hi - lo, which starts at or below the least sum.
+        span = hi - lo
+        start = -span * -(-int(held.bound) // span)
+        for k, bend in enumerate(range(start, int(held.bound) + 1, span)):
+            neuron = neurons.pop()
+            self.w_gate[layer, neuron] = row
+            self.w_gate[layer, neuron, self.one] -= bend
+            self.w_in[layer, neuron, self.one] = 1
+            self.w_out[layer, at, neuron] = 1 if k == 0 else 2 * (-1) ** k
+        if not clipped:
+            neuron = neurons.pop()
+            self.w_gate[layer, neuron], _ = self.row(self.exact())
+            self.w_gate[layer, neuron, self.one] -= 4
+            self.w_in[layer, neuron, self.one] = 1
+            self.w_out[layer, at, neuron] = 1
+        x = np.zeros(self.width)
+        x[at], x[self.one] = 1, lo
         one = np.eye(self.width)[self.one]
         v = (spec.lo + np.arange(spec.size, dtype=np.float64))[:, None]
         anything, _ = self.row(self.exact())

@@ -13,6 +13,7 @@ import numpy as np
 from wasmjax.circuit.ranges import granularity
 from wasmjax.model.own import OwnEvaluator, fields_of, is_own, sample_tokens
 from wasmjax.model.symbolic import COUNT, Form, Row, Symbolic, constant
+from wasmjax.model.units import Units
 
 
 class CertificateError(ValueError):
@@ -92,9 +93,10 @@ def certify(symbolic: Symbolic) -> Heads:
     stores: list[_StoreBuilder] = []
     of_key: dict[tuple, list[int]] = {}
     out: list[Read] = []
+    units = Units(symbolic)
     for key, values in reads.items():
         l, head = heads_of[key]  # noqa: E741
-        query = _normalised_query(symbolic, l, head)
+        query = _normalised_query(symbolic, units, l, head)
         numbers = of_key.setdefault(key[2], [])
         certified = stores[numbers[0]] if numbers else _certify_keys(symbolic, l, head)
         found: dict[int, list[tuple[int, int]]] = {}
@@ -160,13 +162,16 @@ def _frozen(*forms: Form) -> tuple:
     return tuple(tuple(sorted(form.items())) for form in forms)
 
 
-def _normalised_query(symbolic: Symbolic, layer: int, head: int) -> Row:
+def _normalised_query(symbolic: Symbolic, units: Units, layer: int, head: int) -> Row:
     scale = constant(symbolic.layers[layer].q[head][1])
     if not scale or scale < 0:
         raise CertificateError(
             f"{_name(layer, head)}: the second query component is not a positive constant"
         )
-    return Row("q", layer, head, 0, 1 / scale)
+    query = Row("q", layer, head, 0, 1 / scale)
+    if not units.tie_margin(symbolic.projection(query)) > 0:
+        raise CertificateError(f"{_name(layer, head)}: its query can tie between two addresses")
+    return query
 
 
 def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
