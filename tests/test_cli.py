@@ -120,6 +120,22 @@ def test_statuses(capsysbinary, tmp_path):
     assert code == status.TRAPPED and "call stack exhausted" in err
 
 
+def test_the_start_function_traps(capsysbinary, tmp_path):
+    path = tmp_path / "p.wasm"
+    path.write_bytes(wat('(module (func $s (unreachable)) (func (export "f")) (start $s))'))
+    code, _, err = command(capsysbinary, "run", "--call", "f", str(path))
+    assert code == status.TRAPPED
+    assert err == "wasmjax: trap in the start function: unreachable\n"
+
+
+def test_a_prompt_that_is_too_large(capsysbinary, tmp_path, monkeypatch):
+    from wasmjax.engine import decode
+
+    monkeypatch.setattr(decode, "MAX_TOKENS", 5000)
+    code, _, err = command(capsysbinary, "run", HELLO)
+    assert code == status.REFUSED and "would pass 5000 tokens" in err and err.count("\n") == 1
+
+
 def test_trace(capsysbinary):
     code, out, _ = command(capsysbinary, "trace", "--from", "2", "--to", "5", HELLO)
     assert code == 0 and len(out.splitlines()) == 4

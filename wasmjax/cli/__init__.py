@@ -17,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except status.Refused as error:
         status.say(str(error))
         return status.REFUSED
+    except status.Trapped as error:
+        status.say(str(error))
+        return status.TRAPPED
     except KeyboardInterrupt:
         status.say("interrupted")
         return status.INTERRUPTED

@@ -25,6 +25,10 @@ class Refused(Exception):
     """Input that cannot be run; the message is one line."""
 
 
+class Trapped(Exception):
+    """The start function trapped before anything could be called."""
+
+
 def say(line: str) -> None:
     """One line on stderr, after everything on stdout."""
     with contextlib.suppress(BrokenPipeError, ValueError):
@@ -40,6 +44,8 @@ def forget_stdout() -> None:
 @contextlib.contextmanager
 def refusing(subject: str) -> Iterator[None]:
     """Turns errors about the input into one line that names it."""
+    from wasmjax.engine.decode import EngineError
+    from wasmjax.instance import Trap
     from wasmjax.model.io import WeightsFileError
     from wasmjax.wasm.errors import DecodeError
     from wasmjax.wasm.lower import InstantiationError, LinkError
@@ -48,7 +54,16 @@ def refusing(subject: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Refused(f"{subject}: {error.strerror or error}") from None
-    except (DecodeError, LinkError, InstantiationError, WeightsFileError, ValueError) as error:
+    except Trap as error:
+        raise Trapped(f"trap in the start function: {error}") from None
+    except (
+        DecodeError,
+        EngineError,
+        InstantiationError,
+        LinkError,
+        ValueError,
+        WeightsFileError,
+    ) as error:
         raise Refused(f"{subject}: {_one_line(error)}") from None
 
 
