@@ -516,7 +516,7 @@ def test_programs_on_the_engine():
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [20, 60, 150])
 def test_more_programs_on_the_oracle(size):
-    fuzz(Machine, 2000, size, reproducible=False)
+    fuzz(Machine, 1000, size, reproducible=False)
 
 
 @pytest.mark.slow
