@@ -55,7 +55,7 @@ def marked(entry):
     return pytest.param(entry, marks=[pytest.mark.slow] if entry.get("slow") else [])
 
 
-@pytest.mark.parametrize("entry", map(marked, PROGRAMS), ids=name_of)
+@pytest.mark.parametrize("entry", [*map(marked, PROGRAMS)], ids=name_of)
 def test_program(entry, machine, tmp_path):
     module = wasmjax.load(EXAMPLES / entry["wasm"])
     stdin = entry["stdin"].encode()
