@@ -37,8 +37,12 @@ class Cache(Protocol):
         y: jax.Array,
         count: jax.Array,
         active: jax.Array,
-    ) -> tuple[jax.Array, CacheState]:
-        """Writes the current token's keys and values, then answers its queries."""
+    ) -> tuple[list[jax.Array], CacheState]:
+        """Writes the current token's keys and values, then answers its queries.
+
+        Returns:
+          The outputs, in parts to be concatenated, and the new state.
+        """
 
     def commit(self, old: CacheState, new: CacheState, ok: jax.Array) -> CacheState:
         """The state after a token that was accepted (`ok`) or must be repeated."""

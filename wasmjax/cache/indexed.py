@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.model.heads import Heads
+from wasmjax.model.heads import Heads, Mean, Read
 from wasmjax.model.own import OwnEvaluator
 from wasmjax.model.symbolic import Row, Symbolic
 
@@ -43,7 +43,7 @@ class IndexedState:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a store lives: number of its family and its position in it."""
 
     rewritable: bool
@@ -52,13 +52,13 @@ class _Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class _LayerReads:
+class LayerReads:
     """Reads of one layer from one family, as flat element positions.
 
     Output e of the layer comes from query `query[e]` of store `store[e]`, column `column[e]`.
     """
 
-    place: _Place
+    place: Place
     query: np.ndarray
     store: np.ndarray
     position: np.ndarray
@@ -78,7 +78,7 @@ class IndexedCache:
         for read in heads.reads:
             self._first[read.store] = min(read.layer, self._first.get(read.store, self.layers))
         self._families: dict[bool, list[list[int]]] = {True: [], False: []}
-        self.places: list[_Place] = []
+        self.places: list[Place] = []
         keys: dict[tuple, int] = {}
         for number, store in enumerate(heads.stores):
             # Rewritable stores that are written together share one array.
@@ -88,25 +88,25 @@ class IndexedCache:
                 keys[key] = len(families)
                 families.append([])
             family = keys[key]
-            self.places.append(_Place(store.rewritable, family, len(families[family])))
+            self.places.append(Place(store.rewritable, family, len(families[family])))
             families[family].append(number)
 
     # -- what the engine projects ---------------------------------------------------------
 
     def rows(self, layer: int) -> list[Row]:
         """Rows of the projections that `attend` takes, in order."""
-        out = [read.query for read in self._reads(layer)]
-        out += [mean.value for mean in self._means(layer)]
+        out = [read.query for read in self.reads(layer)]
+        out += [mean.value for mean in self.means(layer)]
         for number in self._inserts(layer):
             store = self.heads.stores[number]
             out += [store.key, store.member, *store.columns]
-        out += [self.heads.stores[number].member for number in self._guards(layer)]
+        out += [self.heads.stores[number].member for number in self.guards(layer)]
         return out
 
     def outputs(self, layer: int) -> list[int]:
         """Entries (wasmjax.model.symbolic) of what `attend` returns, in order."""
-        out = [e for reads in self._grouped(layer) for e in reads[1]]
-        return out + [mean.entry for mean in self._means(layer)]
+        out = [e for reads in self.grouped(layer) for e in reads[1]]
+        return out + [mean.entry for mean in self.means(layer)]
 
     # -- execution ------------------------------------------------------------------------
 
@@ -117,14 +117,14 @@ class IndexedCache:
         y: jax.Array,
         count: jax.Array,
         active: jax.Array,
-    ) -> tuple[jax.Array, IndexedState]:
+    ) -> tuple[list[jax.Array], IndexedState]:
         """Writes the current token's keys and values, then answers its queries.
 
         Args:
           y: [len(rows)] projections. count: tokens so far, this one included.
           active: whether the token counts; else nothing is written.
         """
-        reads, means = self._reads(layer), self._means(layer)
+        reads, means = self.reads(layer), self.means(layer)
         queries = y[: len(reads)]
         values = y[len(reads) : len(reads) + len(means)]
         rest = y[len(reads) + len(means) :]
@@ -132,7 +132,7 @@ class IndexedCache:
         state = self._guard(layer, state, rest, active)
         out = []
         integer = jnp.round(queries).astype(jnp.int32)
-        for plan, _ in self._grouped(layer):
+        for plan, _ in self.grouped(layer):
             array = (state.written if plan.place.rewritable else state.static)[plan.place.family]
             capacity, columns = array.shape[1] - 1, array.shape[2]
             lo = self.heads.stores[plan.store[0]].lo
@@ -150,7 +150,7 @@ class IndexedCache:
             out.append(sums.astype(y.dtype) / count.astype(y.dtype) * unit)
             every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
             state = dataclasses.replace(state, sums=every)
-        return jnp.concatenate(out) if out else jnp.zeros((0,), y.dtype), state
+        return out, state
 
     def _write(
         self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
@@ -195,7 +195,7 @@ class IndexedCache:
     def _guard(
         self, layer: int, state: IndexedState, y: jax.Array, active: jax.Array
     ) -> IndexedState:
-        guards = self._guards(layer)
+        guards = self.guards(layer)
         if not guards:
             return state
         far = np.array([self.heads.stores[number].far for number in guards])
@@ -330,7 +330,7 @@ class IndexedCache:
                 columns = len(self.heads.stores[family[0]].columns)
                 least = max(capacities[store] for store in family)
                 if state is None:
-                    array = np.zeros((len(family), _bucket(least) + 1, columns), np.float32)
+                    array = np.zeros((len(family), bucket(least) + 1, columns), np.float32)
                 else:
                     source = state.written if rewritable else state.static
                     array = np.array(source[number])
@@ -342,24 +342,35 @@ class IndexedCache:
 
     # -- layout ---------------------------------------------------------------------------
 
-    def _reads(self, layer: int) -> list:
+    def families(self, rewritable: bool) -> list[list[int]]:
+        """Stores that share an array, by array."""
+        return self._families[rewritable]
+
+    def first_layer(self, store: int) -> int:
+        """The first layer that reads a store: its tokens are written there."""
+        return self._first[store]
+
+    def reads(self, layer: int) -> list[Read]:
+        """Reads of a layer, in the order of their queries."""
         return [read for read in self.heads.reads if read.layer == layer]
 
-    def _means(self, layer: int) -> list:
+    def means(self, layer: int) -> list[Mean]:
+        """Uniform heads of a layer, in order."""
         return [mean for mean in self.heads.means if mean.layer == layer]
 
     def _inserts(self, layer: int) -> list[int]:
         stores = enumerate(self.heads.stores)
         return [n for n, s in stores if s.rewritable and self._first[n] == layer]
 
-    def _guards(self, layer: int) -> list[int]:
+    def guards(self, layer: int) -> list[int]:
+        """Write-once stores whose writes would show in this layer."""
         stores = enumerate(self.heads.stores)
         return [n for n, s in stores if not s.rewritable and self._first[n] == layer]
 
-    def _grouped(self, layer: int) -> list[tuple[_LayerReads, list[int]]]:
+    def grouped(self, layer: int) -> list[tuple[LayerReads, list[int]]]:
         """Reads of a layer by family, with the entries they make."""
         groups: dict[tuple[bool, int], list[tuple[int, int, int, int]]] = {}
-        for q, read in enumerate(self._reads(layer)):
+        for q, read in enumerate(self.reads(layer)):
             place = self.places[read.store]
             for column, entry in zip(read.columns, read.entries, strict=True):
                 group = groups.setdefault((place.rewritable, place.family), [])
@@ -371,7 +382,7 @@ class IndexedCache:
             position = np.array([self.places[s].position for s in store], np.int32)
             out.append(
                 (
-                    _LayerReads(
+                    LayerReads(
                         place,
                         np.array(query),
                         np.array(store),
@@ -384,7 +395,7 @@ class IndexedCache:
         return out
 
 
-def _bucket(rows: int) -> int:
+def bucket(rows: int) -> int:
     """Rows of the bucket for so many: powers of 4 up to 2^18, of 2 beyond, so that few exist."""
     bits = max(4, (rows - 1).bit_length())
     return 1 << (bits + bits % 2 if bits <= 18 else bits)
@@ -393,7 +404,7 @@ def _bucket(rows: int) -> int:
 def _grown(array: np.ndarray, least: int) -> np.ndarray:
     """A copy with the next bucket of rows; new rows look like the dummy's neighbours."""
     old = array.shape[1] - 1
-    out = np.zeros((array.shape[0], _bucket(least) + 1, array.shape[2]), array.dtype)
+    out = np.zeros((array.shape[0], bucket(least) + 1, array.shape[2]), array.dtype)
     out[:, :] = array[:, :1] if old else 0
     out[:, :old] = array[:, :old]
     return out

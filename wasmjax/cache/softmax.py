@@ -74,7 +74,7 @@ class SoftmaxCache:
         y: jax.Array,
         count: jax.Array,
         active: jax.Array,
-    ) -> tuple[jax.Array, SoftmaxState]:
+    ) -> tuple[list[jax.Array], SoftmaxState]:
         """Appends the current token's keys and values, then attends to all tokens."""
         heads = len(self._heads[layer])
         q, k, v = (y[2 * i * heads : 2 * (i + 1) * heads].reshape(2, heads) for i in range(3))
@@ -103,7 +103,7 @@ class SoftmaxCache:
         used = sorted(self.symbolic.layers[layer].outputs, key=lambda key: key[::-1])
         index = np.array([position[h] + heads * c for h, c in used], np.int32)
         out = jnp.concatenate([first, second])[index]
-        return out, SoftmaxState(kvs, need, state.beyond | (far & active))
+        return [out], SoftmaxState(kvs, need, state.beyond | (far & active))
 
     def commit(self, old: SoftmaxState, new: SoftmaxState, ok: jax.Array) -> SoftmaxState:
         """The appended row of a refused token lies beyond `count` and is written again."""

@@ -1,11 +1,21 @@
 """The packed engine: every sum of the step as constant-index gathers and multiply-adds.
 
-A form of k terms becomes k gathers from the pool of entries computed so far; forms are bucketed
-by k. The pool grows by concatenation, one piece per phase: XLA on the CPU would fuse in-place
-updates of one buffer into their consumers and compute producers again and again (measured).
+A form of k terms becomes k gathers from the entries computed so far. What is fast differs:
+
+- One lane. The entries are one vector that grows by concatenation, a piece per phase, and forms are
+  bucketed by k. (XLA on the CPU would fuse in-place updates of one buffer into their consumers and
+  compute producers again and again: measured.)
+- Many lanes, lanes last, so that a gathered row is a vector. Every phase has a buffer of its own,
+  written in place, and forms are bucketed by how many terms come from which buffer: a gather fuses
+  with the sum unless it reads the buffer that the sum is written to. (A vmap of one lane is six times
+  slower on a CPU, since its gathers put the lane axis first.)
+
+Shapes: F fields, E emitted fields, *B nothing for one lane, else the lanes.
 """
 
+import collections
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,129 +25,262 @@ from wasmjax.cache import Cache, CacheState
 from wasmjax.engine.plan import Level, Plan, build_plan, terms
 from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
+Pieces = tuple[jax.Array, ...]
+"""Entries computed so far: one growing vector, or a buffer per phase, [rows, B]."""
+
 _BUCKETS = (0, 1, 2, 4, 8)
-"""Forms are padded to one of these many terms; longer ones to the longest of their bucket."""
+"""One lane: forms are padded to one of these many terms; longer ones to the longest of theirs."""
+
+_KERNEL_TERMS = 96
+"""Many lanes: buckets are merged if that adds fewer zero terms than this: what a kernel costs."""
+
+_Shape = tuple[tuple[int, int], ...]
+"""(piece, terms from it) of a bucket's forms."""
+
+
+def _upright(values: np.ndarray, like: jax.Array) -> jax.Array:
+    """Constants [n] in the shape of rows, [n, *1]."""
+    return jnp.asarray(values.reshape(-1, *[1] * (like.ndim - 1)), like.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Terms:
-    """n forms of up to k terms: positions [n, k] in the pool, weights [n, k], constants [n]."""
+    """n forms of k terms: term j of all forms comes from piece `piece[j]`.
 
+    Attributes:
+      piece: [k]. position, weight: [n, k]. constant: [n].
+    """
+
+    piece: tuple[int, ...]
     position: np.ndarray
     weight: np.ndarray
     constant: np.ndarray
 
-    def __call__(self, pool: jax.Array) -> jax.Array:
-        constant = jnp.asarray(self.constant, pool.dtype)
-        width = self.position.shape[1]
-        if width > _BUCKETS[-1]:
-            gathered = pool.at[self.position].get(mode="promise_in_bounds")
-            return jnp.sum(gathered * jnp.asarray(self.weight, pool.dtype), axis=1) + constant
-        out = constant
-        for j in range(width):
-            gathered = pool.at[self.position[:, j]].get(mode="promise_in_bounds")
-            out = out + gathered * jnp.asarray(self.weight[:, j], pool.dtype)
+    def __call__(self, pieces: Pieces) -> jax.Array:
+        like = pieces[0]
+        constant = _upright(self.constant, like)
+        if len(self.piece) > _BUCKETS[-1] and like.ndim == 1:
+            gathered = like.at[self.position].get(mode="promise_in_bounds")
+            return jnp.sum(gathered * jnp.asarray(self.weight, like.dtype), axis=1) + constant
+        out = jnp.broadcast_to(constant, (len(self.constant), *like.shape[1:]))
+        for j, piece in enumerate(self.piece):
+            gathered = pieces[piece].at[self.position[:, j]].get(mode="promise_in_bounds")
+            out = out + gathered * _upright(self.weight[:, j], like)
         return out
 
 
+@dataclasses.dataclass(frozen=True)
+class _Neuron:
+    """relu(gate) * value of n neurons."""
+
+    gate: _Terms
+    value: _Terms
+
+    def __call__(self, pieces: Pieces) -> jax.Array:
+        return jax.nn.relu(self.gate(pieces)) * self.value(pieces)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """Parts whose results go to a piece from `start` on, in order."""
+
+    piece: int
+    start: int
+    parts: Sequence[Callable[[Pieces], jax.Array]]
+
+    def __call__(self, pieces: Pieces) -> Pieces:
+        return _written(pieces, self.piece, self.start, [part(pieces) for part in self.parts])
+
+
+def _written(pieces: Pieces, piece: int, start: int, new: Sequence[jax.Array]) -> Pieces:
+    """The pieces with new rows: one lane's vector ends there, a buffer has room."""
+    old = pieces[piece]
+    if old.ndim == 1:
+        old = jnp.concatenate([old, *new])
+    else:
+        for rows in new:
+            old = jax.lax.dynamic_update_slice(old, rows.astype(old.dtype), (start, 0))
+            start += len(rows)
+    return (*pieces[:piece], old, *pieces[piece + 1 :])
+
+
 class _Layout:
-    """Positions of entries in the pool."""
+    """Where entries lie, and how forms are bucketed.
 
-    def __init__(self) -> None:
-        self.position: dict[int, int] = {}
+    Attributes:
+      split: a piece per phase. sizes: rows of every piece.
+    """
 
-    def place(self, entries: list[int]) -> None:
-        for entry in entries:
-            self.position[entry] = len(self.position)
+    def __init__(self, split: bool) -> None:
+        self.split, self.sizes = split, [0]
+        self.place_of: dict[int, tuple[int, int]] = {}
 
-    def terms(self, forms: list[Form]) -> _Terms:
-        width = max(map(terms, forms), default=0)
-        position = np.zeros((len(forms), width), np.int32)
-        weight = np.zeros((len(forms), width))
+    def place(self, entries: Sequence[int]) -> tuple[int, int]:
+        """Places entries; returns the piece and row where the first one goes."""
+        if self.split and self.sizes[-1]:
+            self.sizes.append(0)
+        piece, start = len(self.sizes) - 1, self.sizes[-1]
+        for row, entry in enumerate(entries, start):
+            self.place_of[entry] = piece, row
+        self.sizes[piece] += len(entries)
+        return piece, start
+
+    def shape(self, form: Form) -> _Shape:
+        """The shape of the bucket for a form."""
+        if not self.split:
+            count = terms(form)
+            return ((0, next((size for size in _BUCKETS if count <= size), _BUCKETS[-1] + 1)),)
+        return tuple(sorted(collections.Counter(self.place_of[e][0] for e in form if e).items()))
+
+    def buckets(self, shapes: Sequence[tuple[_Shape, ...]]) -> list[list[int]]:
+        """Numbers of forms (or of tuples of forms, like neurons) that are summed together."""
+        members: dict[tuple[_Shape, ...], list[int]] = {}
+        for number, shape in enumerate(shapes):
+            members.setdefault(shape, []).append(number)
+        if not self.split:
+            return [members[shape] for shape in sorted(members)]
+        buckets = sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
+        while True:
+            best = None
+            for i, (a, of_a) in enumerate(buckets):
+                for j in range(i):
+                    b, of_b = buckets[j]
+                    both = tuple(map(_cover, a, b))
+                    added = (
+                        _width(both) * (len(of_a) + len(of_b))
+                        - _width(a) * len(of_a)
+                        - _width(b) * len(of_b)
+                    )
+                    if added < _KERNEL_TERMS and (best is None or added < best[0]):
+                        best = added, i, j, both
+            if best is None:
+                return [numbers for _, numbers in buckets]
+            _, i, j, both = best
+            merged = both, buckets[j][1] + buckets[i][1]
+            buckets = [b for k, b in enumerate(buckets) if k not in (i, j)] + [merged]
+
+    def terms(self, forms: Sequence[Form]) -> _Terms:
+        """Forms summed together: missing terms are zero times some row."""
+        by_piece = [self._by_piece(form) for form in forms]
+        pieces = sorted({piece for found in by_piece for piece in found})
+        most = [(p, max(len(found.get(p, ())) for found in by_piece)) for p in pieces]
+        columns = [p for p, count in most for _ in range(count)]
+        position = np.zeros((len(forms), len(columns)), np.int32)
+        weight = np.zeros((len(forms), len(columns)))
+        for i, found in enumerate(by_piece):
+            first = 0
+            for p, count in most:
+                for j, (row, w) in enumerate(found.get(p, ()), first):
+                    position[i, j], weight[i, j] = row, w
+                first += count
         constant = np.array([form.get(ONE, 0.0) for form in forms])
-        for i, form in enumerate(forms):
-            places = sorted((self.position[e], w) for e, w in form.items() if e != ONE)
-            for j, (p, w) in enumerate(places):
-                position[i, j], weight[i, j] = p, w
-        return _Terms(position, weight, constant)
+        return _Terms(tuple(columns), position, weight, constant)
 
+    def _by_piece(self, form: Form) -> dict[int, list[tuple[int, float]]]:
+        found: dict[int, list[tuple[int, float]]] = {}
+        places = sorted((*self.place_of[e], w) for e, w in form.items() if e != ONE)
+        for piece, row, w in places:
+            found.setdefault(piece, []).append((row, w))
+        return found
 
-def _bucket(form: Form) -> int:
-    count = terms(form)
-    return next((size for size in _BUCKETS if count <= size), _BUCKETS[-1] + 1)
+    # -- phases ---------------------------------------------------------------------------
 
+    def level(self, level: Level) -> _Phase:
+        """Wires."""
+        forms = [form for _, form in level]
+        buckets = self.buckets([(self.shape(form),) for form in forms])
+        parts = [self.terms([forms[i] for i in bucket]) for bucket in buckets]
+        return _Phase(*self.place([level[i][0] for bucket in buckets for i in bucket]), parts)
 
-class _Sums:
-    """Forms bucketed by length; results come in bucket order (`order`)."""
-
-    def __init__(self, layout: _Layout, forms: list[Form]) -> None:
-        self.order = sorted(range(len(forms)), key=lambda i: _bucket(forms[i]))
-        buckets: dict[int, list[Form]] = {}
-        for i in self.order:
-            buckets.setdefault(_bucket(forms[i]), []).append(forms[i])
-        self.parts = [layout.terms(bucket) for bucket in buckets.values()]
-        self.inverse = np.argsort(np.array(self.order, np.int64))
-
-    def __call__(self, pool: jax.Array) -> jax.Array:
-        return jnp.concatenate([part(pool) for part in self.parts])
-
-    def in_order(self, pool: jax.Array) -> jax.Array:
-        return self(pool)[self.inverse]
-
-
-class _Neurons:
-    """relu(gate) * value, bucketed by the lengths of both."""
-
-    def __init__(self, layout: _Layout, neurons: list[Neuron]) -> None:
-        buckets: dict[tuple[int, int], list[Neuron]] = {}
-        for neuron in neurons:
-            buckets.setdefault((_bucket(neuron.gate), _bucket(neuron.value)), []).append(neuron)
-        self.parts = []
-        self.entries = []
-        for _, members in sorted(buckets.items()):
-            self.parts.append(
-                (
-                    layout.terms([neuron.gate for neuron in members]),
-                    layout.terms([neuron.value for neuron in members]),
-                )
+    def neurons(self, neurons: Sequence[Neuron]) -> _Phase:
+        """Neurons, bucketed by gates and values."""
+        buckets = self.buckets([(self.shape(n.gate), self.shape(n.value)) for n in neurons])
+        parts = [
+            _Neuron(
+                self.terms([neurons[i].gate for i in bucket]),
+                self.terms([neurons[i].value for i in bucket]),
             )
-            self.entries += [neuron.entry for neuron in members]
+            for bucket in buckets
+        ]
+        return _Phase(*self.place([neurons[i].entry for bucket in buckets for i in bucket]), parts)
 
-    def __call__(self, pool: jax.Array) -> jax.Array:
-        return jnp.concatenate(
-            [jax.nn.relu(gate(pool)) * value(pool) for gate, value in self.parts]
-        )
+    def sums(self, forms: Sequence[Form]) -> "_Sums":
+        """Forms whose sums are wanted in order, and which nothing else refers to."""
+        buckets = self.buckets([(self.shape(form),) for form in forms])
+        order = np.array([i for bucket in buckets for i in bucket])
+        parts = [self.terms([forms[i] for i in bucket]) for bucket in buckets]
+        if not self.split:
+            return _Sums(_Phase(0, 0, parts), np.argsort(order))
+        return _Sums(_Phase(*self.place([-1] * len(forms)), parts), np.argsort(order))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sums:
+    """Sums in order: buckets, and where each form's result lies in their concatenation."""
+
+    phase: _Phase
+    where: np.ndarray
+
+    def __call__(self, pieces: Pieces) -> tuple[jax.Array, Pieces]:
+        if pieces[0].ndim == 1:
+            return jnp.concatenate([part(pieces) for part in self.phase.parts])[self.where], pieces
+        pieces = self.phase(pieces)
+        return pieces[self.phase.piece][self.where], pieces
+
+
+def _cover(a: _Shape, b: _Shape) -> _Shape:
+    """The smallest shape that holds both."""
+    most = dict(a)
+    for piece, count in b:
+        most[piece] = max(count, most.get(piece, 0))
+    return tuple(sorted(most.items()))
+
+
+def _width(shapes: tuple[_Shape, ...]) -> int:
+    """Terms of a form of this shape."""
+    return sum(count for shape in shapes for _, count in shape)
 
 
 class Packed:
     """One step of a transformer, packed. Built once per set of weights and cache layout.
 
+    Args:
+      lanes: for many lanes (`of_lanes`) instead of one.
+
     Attributes:
       plan: what it computes. fields: vocabulary indices of the emitted fields, in output order.
+      piece_rows: rows of the buffers of many lanes.
     """
 
     name = "packed"
 
-    def __init__(self, symbolic: Symbolic, cache: Cache, dtype: type = jnp.float32) -> None:
+    def __init__(
+        self,
+        symbolic: Symbolic,
+        cache: Cache,
+        dtype: type = jnp.float32,
+        lanes: bool = False,
+    ) -> None:
         # Only the indexed cache has a prefill of its own; others see prompt tokens step by step.
         self.plan = build_plan(symbolic, cache, generated_only=cache.name == "indexed")
         self.symbolic, self.cache, self.dtype = symbolic, cache, dtype
         self.fields = [readout.field for readout in self.plan.readouts]
-        layout = _Layout()
+        layout = _Layout(split=lanes)
         self._inputs = self._input_plan(layout, self.plan)
         self._layers = []
         for layer in self.plan.layers:
-            wires = [self._level(layout, level) for level in layer.wires]
-            rows = _Sums(layout, layer.rows) if layer.rows else None
-            layout.place(layer.outputs)
-            ffn_wires = [self._level(layout, level) for level in layer.ffn_wires]
-            neurons = _Neurons(layout, layer.neurons) if layer.neurons else None
-            layout.place(neurons.entries if neurons else [])
-            self._layers.append((wires, rows, ffn_wires, neurons))
-        self._final = [self._level(layout, level) for level in self.plan.final_wires]
-        self._readout = _Sums(layout, [readout.form for readout in self.plan.readouts])
+            wires = [layout.level(level) for level in layer.wires]
+            rows = layout.sums(layer.rows) if layer.rows else None
+            outputs = layout.place(layer.outputs)
+            ffn = [layout.level(level) for level in layer.ffn_wires]
+            if layer.neurons:
+                ffn.append(layout.neurons(layer.neurons))
+            self._layers.append((wires, rows, outputs, ffn))
+        self._final = [layout.level(level) for level in self.plan.final_wires]
+        self._readout = layout.sums([readout.form for readout in self.plan.readouts])
         self._lo = np.array([readout.lo for readout in self.plan.readouts])
         self._hi = np.array([readout.hi for readout in self.plan.readouts])
+        self.piece_rows = layout.sizes
 
     def params(self) -> None:
         """Positions and weights are constants of the step: nothing to pass."""
@@ -156,28 +299,50 @@ class Packed:
           Values of the emitted fields (int32), whether each was within 1/2 of one, new state.
         """
         del params
-        pool = self._embed(token, count)
-        for number, (wires, rows, ffn_wires, neurons) in enumerate(self._layers):
-            for level in wires:
-                pool = jnp.concatenate([pool, level(pool)])
-            if rows is not None:
-                y = rows.in_order(pool)
-                out, state = self.cache.attend(number, state, y, count, active)
-                pool = jnp.concatenate([pool, out.astype(pool.dtype)])
-            for level in ffn_wires:
-                pool = jnp.concatenate([pool, level(pool)])
-            if neurons is not None:
-                pool = jnp.concatenate([pool, neurons(pool)])
-        for level in self._final:
-            pool = jnp.concatenate([pool, level(pool)])
-        x = self._readout.in_order(pool)
-        value = jnp.clip(jnp.round(x), self._lo, self._hi)
-        return value.astype(jnp.int32), jnp.abs(x - value) < 0.5, state
+        pieces: Pieces = (jnp.concatenate(self._embed(token, count)),)
+        values, within, state, _ = self._run(pieces, count, state, active)
+        return values, within, state
 
-    def _level(self, layout: _Layout, level: Level) -> _Sums:
-        sums = _Sums(layout, [form for _, form in level])
-        layout.place([level[i][0] for i in sums.order])
-        return sums
+    def of_lanes(
+        self,
+        token_FxB: jax.Array,
+        count_B: jax.Array,
+        state: CacheState,
+        active_B: jax.Array,
+        pieces: Pieces,
+    ) -> tuple[jax.Array, jax.Array, CacheState, Pieces]:
+        """One step of many lanes: as for one, each array with the lanes last.
+
+        Args:
+          pieces: room to compute in (`room`); what it contains does not matter.
+
+        Returns:
+          Values [E, B], whether each was within 1/2 of one, new state, the room.
+        """
+        pieces = _written(pieces, 0, 0, self._embed(token_FxB, count_B))
+        return self._run(pieces, count_B, state, active_B)
+
+    def room(self, lanes: int) -> Pieces:
+        """Buffers for a number of lanes."""
+        return tuple(jnp.zeros((rows, lanes), self.dtype) for rows in self.piece_rows)
+
+    def _run(
+        self, pieces: Pieces, count: jax.Array, state: CacheState, active: jax.Array
+    ) -> tuple[jax.Array, jax.Array, CacheState, Pieces]:
+        for number, (wires, rows, outputs, ffn) in enumerate(self._layers):
+            for phase in wires:
+                pieces = phase(pieces)
+            if rows is not None:
+                y, pieces = rows(pieces)
+                out, state = self.cache.attend(number, state, y, count, active)
+                pieces = _written(pieces, *outputs, [part.astype(self.dtype) for part in out])
+            for phase in ffn:
+                pieces = phase(pieces)
+        for phase in self._final:
+            pieces = phase(pieces)
+        x, pieces = self._readout(pieces)
+        value = jnp.clip(jnp.round(x), _upright(self._lo, x), _upright(self._hi, x))
+        return value.astype(jnp.int32), jnp.abs(x - value) < 0.5, state, pieces
 
     def _input_plan(self, layout: _Layout, plan: Plan) -> tuple:
         """Positions of values in the token; flat table and offsets of non-linear columns."""
@@ -196,12 +361,12 @@ class Packed:
         table = np.concatenate(tables) if tables else np.zeros(1)
         return value_fields, column_fields, np.array(offset, np.int32), table, bool(counts)
 
-    def _embed(self, token: jax.Array, count: jax.Array) -> jax.Array:
+    def _embed(self, token: jax.Array, count: jax.Array) -> list[jax.Array]:
         value_fields, column_fields, offset, table, counted = self._inputs
         parts = [token[value_fields].astype(self.dtype)]
         if len(column_fields):
-            at = token[column_fields] + offset
+            at = token[column_fields] + offset.reshape(-1, *[1] * count.ndim)
             parts.append(jnp.asarray(table, self.dtype).at[at].get(mode="promise_in_bounds"))
         if counted:
             parts.append(count.astype(self.dtype)[None])
-        return jnp.concatenate(parts)
+        return parts
