@@ -3,20 +3,21 @@
 What lanes write (stores that are rewritable) is theirs: an array per family, lanes first, so that a
 lane's rows are contiguous. Write-once stores hold what prompts hold and never change while
 decoding, so lanes share them: a pool of segments per store, and per lane the row where its own
-segment begins. Columns are bytes where the values are, four (or two) of them to a word; a column
-that repeats the key is kept as one bit: whether the row was ever written. What does not fit is
-refused: by `compile_rows` on the host, by `problem` on the device.
+segment begins. Columns take one or two bytes where their values do, packed into words (fewer
+gathers); a column that repeats the key is kept as a flag: whether the row was ever written. What
+does not fit is refused: by `pack` on the host, by `problem` on the device.
 
 Shapes: B lanes, R rows of a store, N stores of a family, W words of a row, C columns of a store.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache.indexed import IndexedCache, bucket
+from wasmjax.cache.indexed import IndexedCache
 from wasmjax.model.heads import Store
 from wasmjax.model.own import OwnEvaluator, fields_of, sample_tokens
 from wasmjax.model.symbolic import Row
@@ -32,12 +33,14 @@ class LanesState:
     Attributes:
       written: per family of rewritable stores, words [B, R + 1, N, W]; the last row is a dummy.
       seen: per such family, lowest and highest written address, int32 [N, 2, B].
-      pools: per write-once store, the lanes' segments end to end, [rows, C].
+      pools: per write-once store, the lanes' segments end to end, words [rows, W].
       base: int32 [stores, B], row of a pool where a lane's segment begins.
       static_seen: int32 [stores, 2, B], lowest and highest address of the segment.
       sums: int32 [M, B], running sums of the uniform heads.
       need: per family, rows that a refused write would have needed, int32 [B] (0: none refused).
       violation: int32 [B], 1 + the store that a token wrote and must not or cannot exactly.
+      scratch: room for gathered words within a chunk (`room`), else (). XLA on the CPU would fuse
+        the gather into what unpacks the words, and gather once per column.
     """
 
     written: tuple[jax.Array, ...]
@@ -48,6 +51,7 @@ class LanesState:
     sums: jax.Array
     need: tuple[jax.Array, ...]
     violation: jax.Array
+    scratch: tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,45 +72,124 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+    """How a column lies in a row's words: `value - bias` in `bits` bits from `shift` on.
+
+    With 32 bits it is the float32 itself. A flag says whether the row was ever written; the column's
+    value is then the row's address.
+    """
+
+    word: int
+    shift: int
+    bits: int
+    bias: int
+    flag: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Packing:
     """How the columns of a store lie in its words.
 
     Attributes:
-      flags: columns kept as a bit, since their value is the row's address.
-      per_word: columns in a word (4, 2 or 1). words: words of a row.
-      dtype: of a word; it holds any column if per_word is 1.
+      columns: one each. words: words of a row. dtype: of a word, unsigned.
     """
 
-    flags: frozenset[int]
-    per_word: int
+    columns: tuple[Column, ...]
     words: int
     dtype: np.dtype
 
     @property
-    def size(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of a row."""
         return self.words * self.dtype.itemsize
 
     def pack(self, data_NxC: np.ndarray) -> np.ndarray:
-        """Words of rows given by column values, [N, W]. Flag columns are set.
+        """Words [N, W] of rows given by column values, float64.
 
         Raises:
           ValueError: if a value does not fit.
         """
-        data = np.array(data_NxC)
-        data[:, sorted(self.flags)] = 1
-        if self.per_word == 1:
-            return _exactly(data, self.dtype)
-        padded = np.zeros((len(data), self.words * self.per_word), np.uint8)
-        padded[:, : data.shape[1]] = _exactly(data, np.dtype(np.uint8))
-        return padded.view(f"<u{self.per_word}").astype(self.dtype)
+        out = np.zeros((len(data_NxC), self.words), np.uint32)
+        for column, values_N in zip(self.columns, data_NxC.T, strict=True):
+            if column.flag:
+                bits_N = np.ones(len(values_N), np.uint32)
+            elif column.bits == 32:
+                single_N = values_N.astype(np.float32)
+                bits_N, exact = single_N.view(np.uint32), np.array_equal(single_N, values_N)
+            else:
+                whole_N = values_N - column.bias
+                exact = bool(((whole_N >= 0) & (whole_N < 1 << column.bits)).all())
+                bits_N = whole_N.astype(np.uint32) if exact else np.zeros(0, np.uint32)
+                exact = exact and np.array_equal(bits_N, whole_N)
+            if not column.flag and not exact:
+                raise ValueError("a value of the prompt does not fit the cache's types")
+            out[:, column.word] |= bits_N << np.uint32(column.shift)
+        return out.astype(self.dtype)
 
-    def unpack(self, words_NxW: np.ndarray, columns: int) -> np.ndarray:
-        """Raw column values of rows, float64 [N, C]; flag columns are 0 or 1."""
-        if self.per_word == 1:
-            return words_NxW.astype(np.float64)
-        raw = np.ascontiguousarray(words_NxW.astype(f"<u{self.per_word}")).view(np.uint8)
-        return raw.reshape(len(words_NxW), -1)[:, :columns].astype(np.float64)
+    def unpack(self, words_NxW: np.ndarray, rows_N: np.ndarray, lo: int) -> np.ndarray:
+        """Column values [N, C], float64, of rows number `rows_N` of a store that begins at `lo`."""
+        out = np.zeros((len(words_NxW), len(self.columns)))
+        for c, column in enumerate(self.columns):
+            raw_N = words_NxW[:, column.word].astype(np.uint32) >> np.uint32(column.shift)
+            if column.bits == 32:
+                out[:, c] = raw_N.view(np.float32)
+                continue
+            raw_N &= np.uint32((1 << column.bits) - 1)
+            out[:, c] = np.where(raw_N, rows_N + lo, lo) if column.flag else raw_N + column.bias
+        return out
+
+
+def _packing(samples_of_C: Sequence[np.ndarray | None]) -> Packing:
+    """The packing for columns of which these are samples; None: a flag."""
+    sizes = [(8, 0) if samples is None else _bits(samples) for samples in samples_of_C]
+    total = sum(bits for bits, _ in sizes)
+    width = 8 if total <= 8 else 16 if total <= 16 else 32
+    used: list[int] = []  # bits of every word
+    columns: list[Column | None] = [None] * len(sizes)
+    for c in sorted(range(len(sizes)), key=lambda c: -sizes[c][0]):
+        bits, bias = sizes[c]
+        word = next((w for w, n in enumerate(used) if n + bits <= width), len(used))
+        if word == len(used):
+            used.append(0)
+        columns[c] = Column(word, used[word], bits, bias, samples_of_C[c] is None)
+        used[word] += bits
+    done = tuple(column for column in columns if column is not None)
+    return Packing(done, len(used), np.dtype(f"u{width // 8}"))
+
+
+def _bits(samples: np.ndarray) -> tuple[int, int]:
+    """The fewest of 8, 16 or 32 bits that hold samples, and the bias. 32 bits: float32."""
+    low, high = samples.min(), samples.max()
+    if (samples == np.rint(samples)).all() and abs(low) < 2**15 and high - low < 2**16:
+        bias = 0 if 0 <= low and high < 256 else int(low)
+        return (8 if high - bias < 256 else 16), bias
+    return 32, 0
+
+
+@dataclasses.dataclass
+class _Read:
+    """Reads of one layer from one family, word by word.
+
+    Attributes:
+      rewritable, number: the family. lo: its first address. packing: of its rows.
+      query, position: per distinct row read, the query and the store in the family.
+      of_word, word: per distinct word, its row (above) and its number in it.
+      column, row_of, word_of: per output, its column, its row and its word (above).
+      scratch: number of the buffer that the words go to.
+    """
+
+    rewritable: bool
+    number: int
+    lo: int
+    packing: Packing
+    query: np.ndarray
+    position: np.ndarray
+    of_word: np.ndarray
+    word: np.ndarray
+    column: np.ndarray
+    row_of: np.ndarray
+    word_of: np.ndarray
+    scratch: int = 0
 
 
 class LanesCache:
@@ -114,7 +197,7 @@ class LanesCache:
 
     Attributes:
       families: rewritable stores that are written together. static: the write-once stores.
-      packing: per family. pool_dtypes: per write-once store.
+      packing: per family. pool_packing: per write-once store.
     """
 
     name = "indexed"
@@ -124,10 +207,11 @@ class LanesCache:
         self.one, self.symbolic, self.heads = one, one.symbolic, one.heads
         self.families = one.families(True)
         self.static = [family[0] for family in one.families(False)]
-        self.packing = [self._packing(family) for family in self.families]
-        self.pool_dtypes = [
-            _smallest(self._sampled(self.heads.stores[number])) for number in self.static
-        ]
+        self.packing = [self._family_packing(family) for family in self.families]
+        self.pool_packing = [_packing(self._sampled(number)) for number in self.static]
+        self._plans = [self._reads(layer) for layer in range(one.layers)]
+        for number, read in enumerate(read for reads in self._plans for read in reads):
+            read.scratch = number
 
     # -- what the engine projects ---------------------------------------------------------
 
@@ -161,9 +245,9 @@ class LanesCache:
         state = self._guard(layer, state, rest, active)
         at = jnp.round(queries).astype(jnp.int32)
         out = []
-        for plan, _ in self.one.grouped(layer):
-            read = self._read_written if plan.place.rewritable else self._read_static
-            out.append(read(state, plan, at).astype(y.dtype))
+        for read in self._plans[layer]:
+            values, state = self._read(state, read, at)
+            out.append(values)
         if means:
             first = self.heads.means.index(means[0])
             last = first + len(means)
@@ -173,41 +257,38 @@ class LanesCache:
             out.append(sums.astype(y.dtype) / count.astype(y.dtype) * unit)
             every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
             state = dataclasses.replace(state, sums=every)
-        return out, state
+        return [values.astype(y.dtype) for values in out], state
 
-    def _read_static(self, state: LanesState, plan, at: jax.Array) -> jax.Array:
-        pool = state.pools[plan.place.family]
-        queries, which = np.unique(plan.query, return_inverse=True)
-        lo, hi = state.static_seen[plan.place.family]
-        row = jnp.clip(at[queries], lo, hi) + (
-            state.base[plan.place.family] - self.heads.stores[plan.store[0]].lo
+    def _read(
+        self, state: LanesState, read: "_Read", at: jax.Array
+    ) -> tuple[jax.Array, LanesState]:
+        """Values of a group of reads, [len(read.column), B]."""
+        number, lo = read.number, read.lo
+        if read.rewritable:
+            array, seen = state.written[number], state.seen[number]
+            row = jnp.clip(at[read.query], seen[read.position, 0], seen[read.position, 1]) - lo
+            row = jnp.clip(row, 0, array.shape[1] - 2)
+            lane = jnp.arange(array.shape[0], dtype=jnp.int32)[None, :]
+            position, word = read.position[read.of_word][:, None], read.word[:, None]
+            words = array.at[lane, row[read.of_word], position, word].get(mode="promise_in_bounds")
+        else:
+            first, last = state.static_seen[number]
+            row = jnp.clip(at[read.query], first, last) + (state.base[number] - lo)
+            words = (
+                state.pools[number]
+                .at[row[read.of_word], read.word[:, None]]
+                .get(mode="promise_in_bounds")
+            )
+        scratch = list(state.scratch)
+        scratch[read.scratch] = jax.lax.dynamic_update_slice(
+            scratch[read.scratch], words.astype(jnp.uint32), (0, 0)
         )
-        return pool.at[row[which], plan.column[:, None]].get(mode="promise_in_bounds")
-
-    def _read_written(self, state: LanesState, plan, at: jax.Array) -> jax.Array:
-        array, seen = state.written[plan.place.family], state.seen[plan.place.family]
-        packing = self.packing[plan.place.family]
-        capacity, lo = array.shape[1] - 1, self.heads.stores[plan.store[0]].lo
-        reads, read_of = np.unique(
-            np.stack([plan.query, plan.position]), axis=1, return_inverse=True
-        )
-        query, position = reads
-        row = jnp.clip(at[query], seen[position, 0], seen[position, 1]) - lo
-        row = jnp.clip(row, 0, capacity - 1)
-        word, shift = plan.column // packing.per_word, plan.column % packing.per_word * 8
-        items, item_of = np.unique(np.stack([read_of, word]), axis=1, return_inverse=True)
-        lane = jnp.arange(array.shape[0], dtype=jnp.int32)
-        words = array.at[
-            lane[None, :], row[items[0]], position[items[0]][:, None], items[1][:, None]
-        ].get(mode="promise_in_bounds")
-        raw = words[item_of]
-        if packing.per_word > 1:
-            raw = raw >> shift[:, None].astype(array.dtype) & np.asarray(255, array.dtype)
-        if packing.flags:
-            flag = np.isin(plan.column, sorted(packing.flags))
-            addresses = jnp.where(raw > 0, row[read_of] + lo, lo)
-            raw = jnp.where(flag[:, None], addresses, raw.astype(jnp.int32))
-        return raw
+        values = _unpacked(read.packing, read.column, scratch[read.scratch][read.word_of])
+        flag = np.array([read.packing.columns[c].flag for c in read.column])
+        if flag.any():
+            addresses = jnp.where(values > 0, (row[read.row_of] + lo).astype(values.dtype), lo)
+            values = jnp.where(flag[:, None], addresses, values)
+        return values, dataclasses.replace(state, scratch=tuple(scratch))
 
     def _write(
         self, layer: int, state: LanesState, y: jax.Array, active: jax.Array
@@ -253,22 +334,20 @@ class LanesCache:
     def _pack(self, number: int, y_NxCxB: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Words [N, W, B] of rows, and whether they hold the values exactly, [N, B]."""
         packing = self.packing[number]
-        flag = np.isin(np.arange(y_NxCxB.shape[1]), sorted(packing.flags))[:, None]
-        values = jnp.where(flag, 1, y_NxCxB)
-        if packing.per_word == 1:
-            words = values.astype(packing.dtype)
-            return words, jnp.all(words.astype(values.dtype) == values, axis=1)
-        whole = jnp.round(values)
-        exact = jnp.all((whole == values) & (whole >= 0) & (whole <= 255), axis=1)
-        n, columns, lanes = values.shape
-        padding = packing.words * packing.per_word - columns
-        # uint32 arithmetic, since narrower shifts are widened anyway.
-        whole_4 = jnp.pad(whole.astype(jnp.uint32), ((0, 0), (0, padding), (0, 0)))
-        whole_4 = whole_4.reshape(n, packing.words, packing.per_word, lanes)
-        words = whole_4[:, :, 0]
-        for k in range(1, packing.per_word):
-            words = words | whole_4[:, :, k] << np.uint32(8 * k)
-        return words.astype(packing.dtype), exact
+        words = [jnp.zeros_like(y_NxCxB[:, 0], jnp.uint32)] * packing.words
+        exact = jnp.ones_like(words[0], bool)
+        for c, column in enumerate(packing.columns):
+            if column.flag:
+                bits = jnp.uint32(1)
+            elif column.bits == 32:
+                bits = jax.lax.bitcast_convert_type(y_NxCxB[:, c], jnp.uint32)
+            else:
+                value = y_NxCxB[:, c] - column.bias
+                bits = value.astype(jnp.uint32)
+                inside = (value >= 0) & (value < 1 << column.bits)
+                exact &= inside & (bits.astype(value.dtype) == value)
+            words[column.word] |= bits << np.uint32(column.shift)
+        return jnp.stack(words, axis=1).astype(packing.dtype), exact
 
     def _guard(
         self, layer: int, state: LanesState, y: jax.Array, active: jax.Array
@@ -280,6 +359,12 @@ class LanesCache:
         member = (y[: len(guards)] > -far / 2) & active
         which = jnp.max(jnp.where(member, 1 + np.array(guards, np.int32)[:, None], 0), axis=0)
         return dataclasses.replace(state, violation=jnp.maximum(state.violation, which))
+
+    def room(self, lanes: int) -> tuple[jax.Array, ...]:
+        """Scratch for a number of lanes."""
+        # A row more than needed: else XLA sees that the buffer is replaced as a whole.
+        rows = [1 + len(read.word) for reads in self._plans for read in reads]
+        return tuple(jnp.zeros((n, lanes), jnp.uint32) for n in rows)
 
     def commit(self, old: LanesState, new: LanesState, ok: jax.Array) -> LanesState:
         """`new` in lanes whose token was accepted; else what is left of `old` (rows written
@@ -331,69 +416,92 @@ class LanesCache:
         return Rows(tuple(rows), tuple(data), sums_NxM, tuple(token))
 
     def segment(self, index: int, data_RxC: np.ndarray) -> np.ndarray:
-        """Rows of the write-once store `static[index]` in the type of its pool.
+        """Words of rows of the write-once store `static[index]`.
 
         Raises:
           ValueError: if a value does not fit.
         """
-        return _exactly(data_RxC, self.pool_dtypes[index])
+        return self.pool_packing[index].pack(data_RxC)
 
     def row_bytes(self) -> list[int]:
         """Bytes per row of every family, all its stores together."""
         return [
-            len(family) * packing.size
+            len(family) * packing.row_bytes
             for family, packing in zip(self.families, self.packing, strict=True)
         ]
 
     # -- layout ---------------------------------------------------------------------------
 
-    def _sampled(self, store: Store) -> np.ndarray:
-        """Column values of member tokens, float64 [n, C]."""
-        form = self.symbolic.projection
-        forms = [form(row) for row in (store.key, store.member, *store.columns)]
-        columns = []
-        for column in forms[2:]:
-            fields = fields_of(self.symbolic, (forms[1], column))
-            values = OwnEvaluator(self.symbolic, sample_tokens(self.symbolic, fields))
-            sampled = values.form(column)[values.form(forms[1]) > -store.far / 2]
-            columns.append([sampled.min(), sampled.max(), *sampled[:4096]])
-        width = max(map(len, columns))
-        return np.stack([np.resize(column, width) for column in columns], 1)
+    def _reads(self, layer: int) -> list["_Read"]:
+        out = []
+        for plan, _ in self.one.grouped(layer):
+            place = plan.place
+            packing = (self.packing if place.rewritable else self.pool_packing)[place.family]
+            (query, position), row_of = np.unique(
+                np.stack([plan.query, plan.position]), axis=1, return_inverse=True
+            )
+            word = np.array([packing.columns[c].word for c in plan.column])
+            (of_word, words), word_of = np.unique(
+                np.stack([row_of, word]), axis=1, return_inverse=True
+            )
+            out.append(
+                _Read(
+                    place.rewritable,
+                    place.family,
+                    self.heads.stores[plan.store[0]].lo,
+                    packing,
+                    query,
+                    position,
+                    of_word,
+                    words,
+                    plan.column,
+                    row_of,
+                    word_of,
+                )
+            )
+        return out
 
-    def _packing(self, family: list[int]) -> Packing:
+    def _sampled(self, number: int) -> list[np.ndarray]:
+        """Per column of a store, values of member tokens."""
+        store, form = self.heads.stores[number], self.symbolic.projection
+        member, out = form(store.member), []
+        for row in store.columns:
+            column = form(row)
+            tokens = sample_tokens(self.symbolic, fields_of(self.symbolic, (member, column)))
+            values = OwnEvaluator(self.symbolic, tokens)
+            out.append(values.form(column)[values.form(member) > -store.far / 2])
+        return out
+
+    def _family_packing(self, family: list[int]) -> Packing:
         form = self.symbolic.projection
         stores = [self.heads.stores[number] for number in family]
-        columns = len(stores[0].columns)
-        flags = frozenset(
-            c
-            for c in range(columns)
-            if all(form(store.columns[c]) == form(store.key) for store in stores)
-        )
-        kept = [c for c in range(columns) if c not in flags]
-        samples = np.concatenate([self._sampled(store)[:, kept] for store in stores])
-        dtype = _smallest(samples) if kept else np.dtype(np.uint8)
-        if dtype != np.uint8:
-            return Packing(flags, 1, columns, dtype)
-        per_word = 4 if columns > 2 else columns
-        return Packing(flags, per_word, -(-columns // per_word), np.dtype(f"u{per_word}"))
+        sampled = [self._sampled(number) for number in family]
+        samples: list[np.ndarray | None] = []
+        for c in range(len(stores[0].columns)):
+            if all(form(store.columns[c]) == form(store.key) for store in stores):
+                samples.append(None)
+            else:
+                samples.append(np.concatenate([of_store[c] for of_store in sampled]))
+        return _packing(samples)
 
 
-def _smallest(samples: np.ndarray) -> np.dtype:
-    """The smallest type that holds all samples: an integer type, else float32."""
-    for name in ("uint8", "int16", "int32"):
-        dtype = np.dtype(name)
-        limits = np.iinfo(dtype)
-        if (samples == np.rint(samples)).all() and limits.min <= samples.min():
-            if samples.max() <= limits.max:
-                return dtype
-    return np.dtype(np.float32)
+def _unpacked(packing: Packing, columns: np.ndarray, words_ExB: jax.Array) -> jax.Array:
+    """Values of columns from the words that hold them, float32; flags as 0 or 1."""
+    of = [packing.columns[c] for c in columns]
 
+    def upright(values: list[int], dtype: str) -> jax.Array:
+        return jnp.asarray(np.array(values, dtype)[:, None])
 
-def _exactly(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    out = values.astype(dtype)
-    if not np.array_equal(out.astype(np.float64), values):
-        raise ValueError(f"a value of the prompt does not fit the cache's type {dtype}")
+    words_ExB = words_ExB.astype(jnp.uint32)
+    raw = words_ExB >> upright([column.shift for column in of], "uint32")
+    raw &= upright([(1 << column.bits) - 1 for column in of], "uint32")
+    values = raw.astype(jnp.int32) + upright([column.bias for column in of], "int32")
+    out = values.astype(jnp.float32)
+    whole = np.array([column.bits == 32 for column in of])
+    if whole.any():
+        floats = jax.lax.bitcast_convert_type(words_ExB, jnp.float32)
+        out = jnp.where(whole[:, None], floats, out)
     return out
 
 
-__all__ = ["LanesCache", "LanesState", "Packing", "Rows", "bucket"]
+__all__ = ["Column", "LanesCache", "LanesState", "Packing", "Rows"]

@@ -148,8 +148,8 @@ class LanesEngine:
         status = jnp.where(n_kept >= last, PAUSED, RUNNING)
         status = jnp.where(left == 0, LIMITED, status)
         status = jnp.where(stops, STOPPED, status)
-        good = ok & jnp.all(within, axis=0) & (self.cache.problem(cache) == 0)
-        status = jnp.where(jnp.all(within, axis=0), status, OUT_OF_RANGE)
+        good = ok & within & (self.cache.problem(cache) == 0)
+        status = jnp.where(within, status, OUT_OF_RANGE)
         status = jnp.where(self.cache.problem(cache) > 0, REFUSED, status)
         status = jnp.where(fits, status, FULL).astype(jnp.int32)
         row = jnp.where(good & (keeps | self.keep_all), lanes.n_kept, last)
@@ -195,8 +195,10 @@ class LanesEngine:
             )
             return lanes, pieces, done + INNER
 
+        lanes.cache.scratch = self.cache.room(width)
         start = lanes, self.step.room(width), jnp.int32(0)
         lanes, _, done = jax.lax.while_loop(goes_on, some, start)
+        lanes.cache.scratch = ()
         return lanes, done[None]
 
 

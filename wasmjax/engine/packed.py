@@ -15,6 +15,7 @@ Shapes: F fields, E emitted fields, *B nothing for one lane, else the lanes.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -225,7 +226,9 @@ class _Sums:
         if pieces[0].ndim == 1:
             return jnp.concatenate([part(pieces) for part in self.phase.parts])[self.where], pieces
         pieces = self.phase(pieces)
-        return pieces[self.phase.piece][self.where], pieces
+        sums = pieces[self.phase.piece]
+        in_order = np.array_equal(self.where, np.arange(len(self.where)))
+        return sums if in_order else sums[self.where], pieces
 
 
 def _cover(a: _Shape, b: _Shape) -> _Shape:
@@ -264,7 +267,6 @@ class Packed:
         # Only the indexed cache has a prefill of its own; others see prompt tokens step by step.
         self.plan = build_plan(symbolic, cache, generated_only=cache.name == "indexed")
         self.symbolic, self.cache, self.dtype = symbolic, cache, dtype
-        self.fields = [readout.field for readout in self.plan.readouts]
         layout = _Layout(split=lanes)
         self._inputs = self._input_plan(layout, self.plan)
         self._layers = []
@@ -277,6 +279,14 @@ class Packed:
                 ffn.append(layout.neurons(layer.neurons))
             self._layers.append((wires, rows, outputs, ffn))
         self._final = [layout.level(level) for level in self.plan.final_wires]
+        if lanes:
+            # Output fields in the order in which they are summed: nothing is left to permute.
+            order = np.argsort(layout.sums([r.form for r in self.plan.readouts]).where)
+            layout.sizes.pop()
+            self.plan = dataclasses.replace(
+                self.plan, readouts=[self.plan.readouts[i] for i in order]
+            )
+        self.fields = [readout.field for readout in self.plan.readouts]
         self._readout = layout.sums([readout.form for readout in self.plan.readouts])
         self._lo = np.array([readout.lo for readout in self.plan.readouts])
         self._hi = np.array([readout.hi for readout in self.plan.readouts])
@@ -300,8 +310,8 @@ class Packed:
         """
         del params
         pieces: Pieces = (jnp.concatenate(self._embed(token, count)),)
-        values, within, state, _ = self._run(pieces, count, state, active)
-        return values, within, state
+        values, distance, state, _ = self._run(pieces, count, state, active)
+        return values, distance < 0.5, state
 
     def of_lanes(
         self,
@@ -317,10 +327,13 @@ class Packed:
           pieces: room to compute in (`room`); what it contains does not matter.
 
         Returns:
-          Values [E, B], whether each was within 1/2 of one, new state, the room.
+          Values [E, B], whether all of a lane were within 1/2 of one [B], new state, the room.
         """
         pieces = _written(pieces, 0, 0, self._embed(token_FxB, count_B))
-        return self._run(pieces, count_B, state, active_B)
+        values, distance, state, pieces = self._run(pieces, count_B, state, active_B)
+        # Row by row: a CPU does not vectorise a reduction over the leading axis.
+        furthest = functools.reduce(jnp.maximum, [distance[k] for k in range(len(distance))])
+        return values, furthest < 0.5, state, pieces
 
     def room(self, lanes: int) -> Pieces:
         """Buffers for a number of lanes."""
@@ -342,7 +355,7 @@ class Packed:
             pieces = phase(pieces)
         x, pieces = self._readout(pieces)
         value = jnp.clip(jnp.round(x), _upright(self._lo, x), _upright(self._hi, x))
-        return value.astype(jnp.int32), jnp.abs(x - value) < 0.5, state, pieces
+        return value.astype(jnp.int32), jnp.abs(x - value), state, pieces
 
     def _input_plan(self, layout: _Layout, plan: Plan) -> tuple:
         """Positions of values in the token; flat table and offsets of non-linear columns."""
