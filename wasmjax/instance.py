@@ -95,11 +95,8 @@ class Instance:
     def call_bits(self, name: str, *args: int, max_steps: int | None = None) -> tuple[int, ...]:
         """Calls an export; results are raw bits, unsigned. Raises what `call` does."""
         entry = self.function(name)
-        params, results = entry.type.params, entry.type.results
-        if len(args) != len(params):
-            raise TypeError(f"{name} takes {len(params)} argument(s), not {len(args)}")
-        bits = [_bits(name, arg, t) for arg, t in zip(args, params, strict=True)]
-        first = Run(self, entry, bits).value(max_steps)
+        results = entry.type.results
+        first = Run(self, entry, argument_bits(entry, args)).value(max_steps)
         if len(results) < 2:
             return (first,) * len(results)
         base = self.lowered.program.stack_base
@@ -271,6 +268,18 @@ def value_of(token_F: np.ndarray) -> int:
     """The value a token writes, as unsigned bits."""
     start = _COLUMN["v0"]
     return int.from_bytes(token_F[start : start + 8].astype(np.uint8).tobytes(), "little")
+
+
+def argument_bits(entry: FunctionEntry, args: Sequence[int]) -> list[int]:
+    """Arguments of a call as unsigned bits.
+
+    Raises:
+      TypeError: if there are too few or too many, or one does not fit its type.
+    """
+    name, params = entry.name, entry.type.params
+    if len(args) != len(params):
+        raise TypeError(f"{name} takes {len(params)} argument(s), not {len(args)}")
+    return [_bits(name, arg, type_) for arg, type_ in zip(args, params, strict=True)]
 
 
 def _bits(name: str, value: int, type_: ValType) -> int:

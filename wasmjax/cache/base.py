@@ -12,17 +12,14 @@ CacheState = Any
 """A pytree of arrays; its type belongs to the cache."""
 
 
-class Cache(Protocol):
-    """Layout of a KV cache; immutable, the contents are a `CacheState` that is passed around.
+class Attention(Protocol):
+    """What a step needs of a KV cache.
 
     Attributes:
-      name: "indexed" or "softmax". x64: whether its arrays are float64.
-      symbolic: the transformer's weights on forms.
+      name: "indexed" or "softmax".
     """
 
     name: str
-    x64: bool
-    symbolic: Symbolic
 
     def rows(self, layer: int) -> list[Row]:
         """Rows of the projections that `attend` takes, in order."""
@@ -43,6 +40,17 @@ class Cache(Protocol):
         Returns:
           The outputs, in parts to be concatenated, and the new state.
         """
+
+
+class Cache(Attention, Protocol):
+    """Layout of one sequence's KV cache; immutable, its contents are a `CacheState`.
+
+    Attributes:
+      x64: whether its arrays are float64. symbolic: the transformer's weights on forms.
+    """
+
+    x64: bool
+    symbolic: Symbolic
 
     def commit(self, old: CacheState, new: CacheState, ok: jax.Array) -> CacheState:
         """The state after a token that was accepted (`ok`) or must be repeated."""

@@ -377,17 +377,17 @@ class IndexedCache:
                 group.append((q, read.store, column, entry))
         out = []
         for items in groups.values():
-            query, store, column, entries = zip(*items, strict=True)
-            place = self.places[store[0]]
-            position = np.array([self.places[s].position for s in store], np.int32)
+            query, stores, columns, entries = zip(*items, strict=True)
+            place = self.places[stores[0]]
+            position = np.array([self.places[s].position for s in stores], np.int32)
             out.append(
                 (
                     LayerReads(
                         place,
                         np.array(query),
-                        np.array(store),
+                        np.array(stores),
                         position,
-                        np.array(column, np.int32),
+                        np.array(columns, np.int32),
                     ),
                     list(entries),
                 )

@@ -12,17 +12,20 @@ Shapes: B lanes, R rows of a store, N stores of a family, W words of a row, C co
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wasmjax.cache.indexed import IndexedCache
-from wasmjax.model.heads import Store
 from wasmjax.model.own import OwnEvaluator, fields_of, sample_tokens
 from wasmjax.model.symbolic import Row
 
 _FAR = 2**30
+
+Array = Any
+"""A jax.Array on the devices, an array of NumPy on the host."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,15 +46,15 @@ class LanesState:
         the gather into what unpacks the words, and gather once per column.
     """
 
-    written: tuple[jax.Array, ...]
-    seen: tuple[jax.Array, ...]
-    pools: tuple[jax.Array, ...]
-    base: jax.Array
-    static_seen: jax.Array
-    sums: jax.Array
-    need: tuple[jax.Array, ...]
-    violation: jax.Array
-    scratch: tuple[jax.Array, ...]
+    written: tuple[Array, ...]
+    seen: tuple[Array, ...]
+    pools: tuple[Array, ...]
+    base: Array
+    static_seen: Array
+    sums: Array
+    need: tuple[Array, ...]
+    violation: Array
+    scratch: tuple[Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Rows:
 class Column:
     """How a column lies in a row's words: `value - bias` in `bits` bits from `shift` on.
 
-    With 32 bits it is the float32 itself. A flag says whether the row was ever written; the column's
-    value is then the row's address.
+    With 32 bits it is the float32 itself. A flag says whether the row was ever written; the
+    column's value is then the row's address.
     """
 
     word: int
@@ -349,9 +352,7 @@ class LanesCache:
             words[column.word] |= bits << np.uint32(column.shift)
         return jnp.stack(words, axis=1).astype(packing.dtype), exact
 
-    def _guard(
-        self, layer: int, state: LanesState, y: jax.Array, active: jax.Array
-    ) -> LanesState:
+    def _guard(self, layer: int, state: LanesState, y: jax.Array, active: jax.Array) -> LanesState:
         guards = self.one.guards(layer)
         if not guards:
             return state
@@ -371,9 +372,7 @@ class LanesCache:
         meanwhile are written again when the token is repeated)."""
         return dataclasses.replace(
             new,
-            seen=tuple(
-                jnp.where(ok, a, b) for a, b in zip(new.seen, old.seen, strict=True)
-            ),
+            seen=tuple(jnp.where(ok, a, b) for a, b in zip(new.seen, old.seen, strict=True)),
             sums=jnp.where(ok, new.sums, old.sums),
         )
 

@@ -69,7 +69,9 @@ class Dense:
             out, state = self.cache.attend(layer, state, y, count, active)
             at = self._outputs[layer]
             o_Hx2 = (
-                jnp.zeros((heads, 2), self.dtype).at[at[:, 0], at[:, 1]].set(jnp.concatenate(out).astype(self.dtype))
+                jnp.zeros((heads, 2), self.dtype)
+                .at[at[:, 0], at[:, 1]]
+                .set(jnp.concatenate(out).astype(self.dtype))
             )
             x_D = x_D + jnp.einsum("dhc,hc->d", params["w_o"][layer], o_Hx2, precision=_HIGHEST)
             gate = jnp.einsum("nd,d->n", params["w_gate"][layer], x_D, precision=_HIGHEST)

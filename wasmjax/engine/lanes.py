@@ -36,6 +36,9 @@ INNER = 32
 
 AXIS = "lanes"
 
+Array = Any
+"""A jax.Array on the devices; on the host an array of NumPy, or () where it is left out."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -50,52 +53,33 @@ class Lanes:
       n_kept, n_steps: how many were kept and made since then, int32 [B].
     """
 
-    token: jax.Array
-    count: jax.Array
-    status: jax.Array
-    left: jax.Array
+    token: Array
+    count: Array
+    status: Array
+    left: Array
     cache: LanesState
-    totals: jax.Array
-    kept: jax.Array
-    n_kept: jax.Array
-    n_steps: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Arrivals:
-    """Lanes to fill: n of them per device, the rest is padding (`lane` = B).
-
-    Attributes:
-      lane: int32 [n], local numbers. token: [F, n]. count, left: [n]. totals: [E, n].
-      sums: [M, n]. base, static_seen, seen: as in `LanesState`, with n lanes.
-      rows: per family, rows to write over the template: (place in n, row, store), int32 [U, 3];
-        padding names the dummy row. words: their words, [U, W].
-    """
-
-    lane: jax.Array
-    token: jax.Array
-    count: jax.Array
-    left: jax.Array
-    totals: jax.Array
-    sums: jax.Array
-    base: jax.Array
-    static_seen: jax.Array
-    seen: tuple[jax.Array, ...]
-    rows: tuple[jax.Array, ...]
-    words: tuple[jax.Array, ...]
+    totals: Array
+    kept: Array
+    n_kept: Array
+    n_steps: Array
 
 
 class LanesEngine:
     """A transformer ready to run many sequences.
 
     Args:
-      weights: the transformer. stop: end-of-sequence rule. mesh: devices, axis "lanes"; None: all
-        of them. kept: most tokens kept per lane and chunk (a lane that needs more pauses).
+      weights: the transformer. stop: end-of-sequence rule.
+      mesh: devices, one axis named "lanes"; None: all devices.
+      kept: most tokens kept per lane and chunk (a lane that needs more pauses).
       keep_all: keep every token, not only those that the stop rule keeps.
+
+    Attributes:
+      cache: layout of the caches. step: what one step computes.
+      compilations, compile_seconds: how many, and how long they took.
 
     Raises:
       CertificateError, ReadoutError: if the weights do not support indexed caches.
+      ValueError: if an emitted field has values beyond 16 bits.
     """
 
     def __init__(
@@ -121,7 +105,7 @@ class LanesEngine:
     @property
     def devices(self) -> int:
         """Devices of the mesh."""
-        return self.mesh.size
+        return int(self.mesh.size)
 
     @functools.cached_property
     def emitted(self) -> np.ndarray:
@@ -175,7 +159,9 @@ class LanesEngine:
         source[self.emitted] = np.arange(len(self.emitted))
         return jnp.concatenate([values_ExB, zero])[source]
 
-    def _chunk(self, lanes: Lanes, limit: jax.Array, patience: jax.Array) -> Lanes:
+    def _chunk(
+        self, lanes: Lanes, limit: jax.Array, patience: jax.Array
+    ) -> tuple[Lanes, jax.Array]:
         """Up to `limit` steps (rounded up to INNER), until `patience` lanes have stopped."""
         zero = jnp.zeros_like(lanes.n_kept)
         status = jnp.where(lanes.status == PAUSED, RUNNING, lanes.status)
@@ -200,6 +186,61 @@ class LanesEngine:
         lanes, _, done = jax.lax.while_loop(goes_on, some, start)
         lanes.cache.scratch = ()
         return lanes, done[None]
+
+    # -- compiled functions ---------------------------------------------------------------
+
+    def specs(self, lanes: Lanes) -> Lanes:
+        """How the parts of `lanes` are sharded: caches and kept tokens have the lanes first."""
+        first, last = PartitionSpec(AXIS), PartitionSpec
+        specs = jax.tree.map(lambda x: last(*[None] * (x.ndim - 1), AXIS), lanes)
+        specs.kept = first
+        specs.cache.written = tuple(first for _ in lanes.cache.written)
+        specs.cache.pools = tuple(PartitionSpec() for _ in lanes.cache.pools)
+        return specs
+
+    def compiled(
+        self,
+        name: str,
+        function: Callable,
+        in_specs: Any,
+        out_specs: Any,
+        *args: Any,
+        donate: int = 0,
+    ) -> Callable:
+        """`function` per device, compiled for these shapes; argument `donate` is donated."""
+        shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), args)
+        key = (name, str(shapes))
+        if key not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[key] = (
+                self.lowerable(function, in_specs, out_specs, donate).lower(*args).compile()
+            )
+            self.compilations += 1
+            self.compile_seconds += time.perf_counter() - start
+        return self._compiled[key]
+
+    def lowerable(self, function: Callable, in_specs: Any, out_specs: Any, donate: int) -> Any:
+        """The jitted function behind `compiled`."""
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def run_chunk(self, lanes: Lanes, limit: int, patience: int) -> tuple[Lanes, jax.Array]:
+        """Up to `limit` steps; a device returns earlier if `patience` of its lanes have stopped.
+
+        Returns:
+          The lanes (those given are consumed), and steps made by every device, [devices].
+        """
+        specs = self.specs(lanes)
+        scalar = PartitionSpec()
+        args = (lanes, jnp.int32(limit), jnp.int32(patience))
+        in_specs, out_specs = (specs, scalar, scalar), (specs, PartitionSpec(AXIS))
+        return self.compiled("chunk", self._chunk, in_specs, out_specs, *args)(*args)
+
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        """A sharding over the mesh."""
+        return NamedSharding(self.mesh, spec)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

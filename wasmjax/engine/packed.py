@@ -7,8 +7,8 @@ A form of k terms becomes k gathers from the entries computed so far. What is fa
   compute producers again and again: measured.)
 - Many lanes, lanes last, so that a gathered row is a vector. Every phase has a buffer of its own,
   written in place, and forms are bucketed by how many terms come from which buffer: a gather fuses
-  with the sum unless it reads the buffer that the sum is written to. (A vmap of one lane is six times
-  slower on a CPU, since its gathers put the lane axis first.)
+  with the sum unless it reads the buffer that the sum is written to. (A vmap of one lane is six
+  times slower on a CPU, since its gathers put the lane axis first.)
 
 Shapes: F fields, E emitted fields, *B nothing for one lane, else the lanes.
 """
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache import Cache, CacheState
+from wasmjax.cache import Attention, CacheState
 from wasmjax.engine.plan import Level, Plan, build_plan, terms
 from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
@@ -260,7 +260,7 @@ class Packed:
     def __init__(
         self,
         symbolic: Symbolic,
-        cache: Cache,
+        cache: Attention,
         dtype: type = jnp.float32,
         lanes: bool = False,
     ) -> None:

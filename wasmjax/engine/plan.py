@@ -6,7 +6,7 @@ the plan says which forms are summed when, and which entries they make. It holds
 
 import dataclasses
 
-from wasmjax.cache import Cache
+from wasmjax.cache import Attention
 from wasmjax.model.readout import Readout, readouts
 from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
@@ -63,7 +63,7 @@ def terms(form: Form) -> int:
     return len(form) - (ONE in form)
 
 
-def build_plan(symbolic: Symbolic, cache: Cache, generated_only: bool) -> Plan:
+def build_plan(symbolic: Symbolic, cache: Attention, generated_only: bool) -> Plan:
     """The step of a transformer with a cache.
 
     Args:
@@ -79,7 +79,7 @@ class _Planner:
         self.needed: set[int] = set()
         self.done: set[int] = set()
 
-    def build(self, cache: Cache) -> Plan:
+    def build(self, cache: Attention) -> Plan:
         symbolic = self.symbolic
         outs = [
             dataclasses.replace(readout, form=self.simplify(readout.form))

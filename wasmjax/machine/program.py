@@ -169,31 +169,24 @@ def write_slot(config: MachineConfig, address: int, value: int, **deltas: int) -
 def prompt(config: MachineConfig, program: Program) -> np.ndarray:
     """The prompt of a program, int32 [n_tokens, n_fields], without an invocation.
 
-    Segments in order: BOS, arithmetic table, code, table, memory, slots, input, and one token
-    that moves sp and fp to the stack base.
+    Segments in order: BOS, arithmetic table, code, table, memory (`prompt_code`), slots, input, and
+    tokens that move sp and fp to the stack base (`prompt_inputs`).
 
     Raises:
       ValueError: if something does not fit the machine's fields.
     """
+    return np.concatenate([prompt_code(config, program), prompt_inputs(config, program)])
+
+
+def prompt_code(config: MachineConfig, program: Program) -> np.ndarray:
+    """The part of the prompt that a module's runs have in common. Raises what `prompt` does."""
     if len(program.instructions) > config.code_limit:
         raise ValueError(
             f"{len(program.instructions):,} instructions exceed the machine's {config.code_limit:,}"
         )
     code, table = program.instructions, sorted(program.table.items())
-    memory, slots = sorted(program.memory.items()), sorted(program.slots.items())
-    inputs = np.frombuffer(program.inputs, np.uint8)
-    end = _move_registers(config, sp=program.stack_base, fp=program.stack_base)
-    n = 1 + 256 + len(code) + len(table) + len(memory) + len(slots) + len(inputs) + len(end)
-    tokens = np.zeros((n, len(fields(config))), np.int32)
-    begin = 0
-
-    def segment(kind: str, count: int) -> _Rows:
-        nonlocal begin
-        rows = _Rows(config, tokens[begin : begin + count])
-        rows.put("kind", [isa.KIND[kind]] * count)
-        begin += count
-        return rows
-
+    memory = sorted(program.memory.items())
+    segment = _Segments(config, 1 + 256 + len(code) + len(table) + len(memory))
     segment("bos", 1)
     segment("arith", 256).put("row", np.arange(1, 257))
     _encode_code(segment("code", len(code)), code)
@@ -205,6 +198,15 @@ def prompt(config: MachineConfig, program: Program) -> np.ndarray:
     rows = segment("mem8", len(memory))
     rows.put_digits("a", [address for address, _ in memory], 4)
     rows.put_digits("v", [word for _, word in memory], 8)
+    return segment.tokens_NxF
+
+
+def prompt_inputs(config: MachineConfig, program: Program) -> np.ndarray:
+    """The part of the prompt that belongs to one run. Raises what `prompt` does."""
+    slots = sorted(program.slots.items())
+    inputs = np.frombuffer(program.inputs, np.uint8)
+    end = _move_registers(config, sp=program.stack_base, fp=program.stack_base)
+    segment = _Segments(config, len(slots) + len(inputs) + len(end))
     rows = segment("slot", len(slots))
     rows.put_digits(
         "a", [address for address, _ in slots], min(2, config.address_digits), config.digit
@@ -214,8 +216,24 @@ def prompt(config: MachineConfig, program: Program) -> np.ndarray:
     rows.put_digits("a", np.arange(len(inputs)), 3)
     rows.put("v0", inputs)
     if end:
-        tokens[begin:] = end
-    return tokens
+        segment.tokens_NxF[len(slots) + len(inputs) :] = end
+    return segment.tokens_NxF
+
+
+class _Segments:
+    """Tokens under construction, segment by segment."""
+
+    def __init__(self, config: MachineConfig, count: int) -> None:
+        self.config = config
+        self.tokens_NxF = np.zeros((count, len(fields(config))), np.int32)
+        self._begin = 0
+
+    def __call__(self, kind: str, count: int) -> "_Rows":
+        """The next `count` tokens, of this kind."""
+        rows = _Rows(self.config, self.tokens_NxF[self._begin : self._begin + count])
+        rows.put("kind", [isa.KIND[kind]] * count)
+        self._begin += count
+        return rows
 
 
 class _Rows:

@@ -77,8 +77,8 @@ class LoweredCode:
 
     instructions: tuple[Instruction, ...]
     globals: Mapping[int, int]
-    memory: Mapping[int, int]
-    table: Mapping[int, TableEntry]
+    memory: dict[int, int]
+    table: dict[int, TableEntry]
     segments: Mapping[int, bytes]
     stack_base: int
     halt: int
@@ -145,6 +145,30 @@ def lower(
         `max_pages`.
       ValueError: if an argument is out of range or the input does not fit.
     """
+    return bind(
+        lower_code(module),
+        args=args,
+        environ=environ,
+        stdin=stdin,
+        clock=clock,
+        seed=seed,
+        call_depth=call_depth,
+        max_pages=max_pages,
+    )
+
+
+def bind(
+    code: LoweredCode,
+    *,
+    args: Sequence[str] = (),
+    environ: Sequence[str] = (),
+    stdin: bytes = b"",
+    clock: int = 0,
+    seed: int = 0,
+    call_depth: int = DEFAULT_CALL_DEPTH,
+    max_pages: int | None = None,
+) -> Lowered:
+    """The part of `lower` that depends on the inputs of one run. Takes and raises what it does."""
     if not 1 <= call_depth < 65536:
         raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
     if max_pages is not None and not 0 <= max_pages <= WASM.memory_pages:
@@ -152,7 +176,6 @@ def lower(
     for name, value in (("clock", clock), ("seed", seed)):
         if not 0 <= value < 1 << 64:
             raise ValueError(f"{name} must be in 0..{(1 << 64) - 1}, not {value}")
-    code = lower_code(module)
     inputs = layout.lay_out_inputs(args, environ, stdin, code.segments)
     # Some linkers reserve a stack of 16 MiB: what starts large must be able to grow, too.
     limits = [code.pages + DEFAULT_GROWTH if max_pages is None else max_pages, WASM.memory_pages]
@@ -173,8 +196,8 @@ def lower(
     program = Program(
         instructions=code.instructions,
         slots=slots,
-        memory=dict(code.memory),
-        table=dict(code.table),
+        memory=code.memory,
+        table=code.table,
         inputs=inputs.data,
         stack_base=code.stack_base,
         halt=code.halt,

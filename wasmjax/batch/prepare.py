@@ -1,0 +1,196 @@
+"""From jobs to token sequences: loading, lowering and the prompt's cache, each once per module."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence as Many
+
+import numpy as np
+
+from wasmjax.batch.jobs import Job
+from wasmjax.cache.lanes import LanesCache
+from wasmjax.engine.sequence import Prefix, Sequence, append
+from wasmjax.instance import argument_bits
+from wasmjax.machine.config import WASM
+from wasmjax.machine.program import (
+    Program,
+    invocation,
+    prompt_code,
+    prompt_inputs,
+    registers,
+    registers_of,
+)
+from wasmjax.wasm.errors import DecodeError
+from wasmjax.wasm.link import LinkError
+from wasmjax.wasm.lower import (
+    FunctionEntry,
+    InstantiationError,
+    Lowered,
+    LoweredCode,
+    bind,
+    lower_code,
+)
+from wasmjax.wasm.types import Module
+from wasmjax.wasm.validate import load_bytes
+
+_MODULES, _PREFIXES = 512, 64
+"""Lowered modules, and cached prompts, that are kept."""
+
+_REFUSALS = (DecodeError, InstantiationError, LinkError, OSError, TypeError, ValueError)
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A job that can run.
+
+    Attributes:
+      lowered: its program. turns: invocations that follow the first: (function, argument bits).
+      sequence: prompt and first invocation. prompt_tokens: how many they are.
+      prompt: those tokens, if they were asked for.
+    """
+
+    lowered: Lowered
+    turns: list[tuple[FunctionEntry, Many[int]]]
+    sequence: Sequence
+    prompt_tokens: int
+    prompt: np.ndarray | None = None
+
+
+class Preparer:
+    """Prepares jobs; what modules have in common is kept.
+
+    Args:
+      cache: layout of the caches to fill. keep_prompts: for `Prepared.prompt`.
+    """
+
+    def __init__(self, cache: LanesCache, keep_prompts: bool = False) -> None:
+        self.cache, self.keep_prompts = cache, keep_prompts
+        self._code: collections.OrderedDict[bytes, LoweredCode | str] = collections.OrderedDict()
+        self._prefixes: collections.OrderedDict[bytes, tuple[Prefix, np.ndarray]] = (
+            collections.OrderedDict()
+        )
+
+    def prepare(self, jobs: Many[Job]) -> list[Prepared | str]:
+        """Prepared jobs, or one line on why a job cannot run."""
+        out: list[Prepared | str] = []
+        groups: dict[bytes, list[tuple[int, np.ndarray]]] = {}
+        for number, job in enumerate(jobs):
+            try:
+                key, code = self._lowered(job)
+                lowered, turns = _bound(job, code)
+                prefix, prefix_tokens = self._prefix(key, lowered.program)
+                tail = _tail(prefix, lowered, *turns[0])
+            except _REFUSALS as error:
+                out.append(_line(error))
+                continue
+            prompt = np.concatenate([prefix_tokens, tail]) if self.keep_prompts else None
+            # The sequence is filled in below, for all tails of a prefix at once.
+            tokens = prefix.tokens + len(tail)
+            out.append(Prepared(lowered, turns[1:], None, tokens, prompt))  # type: ignore[arg-type]
+            groups.setdefault(key, []).append((number, tail))
+        for key, tails in groups.items():
+            prefix, _ = self._prefixes[key]
+            sequences = prefix.extended([tail for _, tail in tails])
+            for (number, _), sequence in zip(tails, sequences, strict=True):
+                prepared = out[number]
+                assert isinstance(prepared, Prepared)
+                prepared.sequence = sequence
+        while len(self._prefixes) > _PREFIXES:
+            self._prefixes.popitem(last=False)
+        return out
+
+    def next_turn(self, prepared: Prepared, sequence: Sequence) -> np.ndarray:
+        """Feeds the next invocation; returns its tokens, [n, F]."""
+        entry, args = prepared.turns.pop(0)
+        now = registers_of(WASM, sequence.totals)
+        tokens = _invocation(prepared.lowered, now, entry, args)
+        append(self.cache, sequence, tokens)
+        prepared.prompt_tokens += len(tokens)
+        return tokens
+
+    def _lowered(self, job: Job) -> tuple[bytes, LoweredCode]:
+        if isinstance(job.module, Module):
+            data, key = None, id(job.module).to_bytes(8, "little")
+        else:
+            data = job.module if isinstance(job.module, bytes) else _read(job.module)
+            key = hashlib.blake2b(data, digest_size=16).digest()
+        if key not in self._code:
+            try:
+                module = job.module if data is None else load_bytes(data)
+                assert isinstance(module, Module)
+                self._code[key] = lower_code(module)
+            except _REFUSALS as error:
+                self._code[key] = str(error)
+            if len(self._code) > _MODULES:
+                self._code.popitem(last=False)
+        code = self._code[key]
+        if isinstance(code, str):
+            raise ValueError(code)
+        return key, code
+
+    def _prefix(self, key: bytes, program: Program) -> tuple[Prefix, np.ndarray]:
+        if key not in self._prefixes:
+            tokens = prompt_code(WASM, program)
+            self._prefixes[key] = Prefix(self.cache, tokens), tokens
+        self._prefixes.move_to_end(key)
+        return self._prefixes[key]
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise OSError(f"{os.path.basename(path)}: {error.strerror or error}") from None
+
+
+def _bound(job: Job, code: LoweredCode) -> tuple[Lowered, list[tuple[FunctionEntry, Many[int]]]]:
+    """The program with its inputs, and what to invoke in turn. Raises what the front end does."""
+    lowered = bind(
+        code,
+        args=["program", *job.args],
+        environ=job.env,
+        stdin=job.stdin,
+        clock=job.clock,
+        seed=job.seed,
+        call_depth=job.call_depth,
+        max_pages=job.max_pages,
+    )
+    name = "_start" if job.call is None else job.call
+    entry = lowered.exports.get(name)
+    if entry is None:
+        raise ValueError(f"the module exports no function {name!r}")
+    if job.call is None and (entry.type.params or entry.type.results):
+        raise ValueError("_start must take and return nothing")
+    if job.call is None and job.call_args:
+        raise ValueError("call_args without a call")
+    turns: list[tuple[FunctionEntry, Many[int]]] = []
+    if lowered.start is not None:
+        turns.append((lowered.start, ()))
+    return lowered, [*turns, (entry, argument_bits(entry, job.call_args))]
+
+
+def _tail(prefix: Prefix, lowered: Lowered, entry: FunctionEntry, args: Many[int]) -> np.ndarray:
+    """The tokens of one run after the common ones: its inputs and the first invocation."""
+    inputs = prompt_inputs(WASM, lowered.program)
+    # The common tokens move nothing.
+    return np.concatenate([inputs, _invocation(lowered, registers(WASM, inputs), entry, args)])
+
+
+def _invocation(lowered: Lowered, now, entry: FunctionEntry, args: Many[int]) -> np.ndarray:
+    return invocation(
+        WASM,
+        lowered.program,
+        now,
+        entry=entry.entry,
+        args=args,
+        header=entry.header,
+        frame_size=entry.frame_size,
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
