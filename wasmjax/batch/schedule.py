@@ -39,11 +39,13 @@ _LEAST_ROWS = 1024, 32768
 _POOL_ROWS = 16384
 _CHUNK_WORK = 1 << 22
 """Most lane-steps of a chunk: about a second on a CPU."""
-_SHRINK = 4
-"""A fleet is replaced by a smaller one when fewer than 1/4 of its lanes run."""
+_COMPILE_WORK = 1 << 23
+"""Lane-steps that a compilation costs, about: a fleet is replaced by a smaller one after so many
+were wasted by lanes that a smaller one would not have."""
 
 _COLUMN = columns(WASM)
 _Rows = tuple[int, ...]
+_NONE: collections.deque = collections.deque()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Scheduler:
         self._running: dict[int, Running] = {}
         self._fleet: Fleet | None = None
         self._limit = 256
+        self._made: set[tuple[int, _Rows]] = set()
+        self._wasted = self._last_lane_steps = 0
         self._started = time.perf_counter()
         self._compiled_before = engine.compile_seconds
         self._steps = self._lane_steps = self._fleets = self._done = 0
@@ -173,6 +177,7 @@ class Scheduler:
         chunk = fleet.run(self._chunk_steps(fleet), self._patience(fleet))
         self._steps += int(chunk.steps.sum(dtype=np.int64))
         self._lane_steps += chunk.lane_steps
+        self._last_lane_steps = chunk.lane_steps
         self._settle(fleet, chunk)
         if self._on_progress is not None:
             self._on_progress(self.progress())
@@ -202,12 +207,10 @@ class Scheduler:
         if not queue and not self._running:
             self._fleet = None
             return self._refill()
-        if not queue and len(self._running) * _SHRINK <= fleet.capacity.lanes:
-            smaller = self._lanes_for(fleet.capacity.rows, len(self._running))
-            if smaller < fleet.capacity.lanes:
-                self._park(fleet)
-                self._fleet = None
-                return self._refill()
+        if not queue and self._shrinks(fleet):
+            self._park(fleet)
+            self._fleet = None
+            return self._refill()
         batch = [queue.popleft() for _ in range(min(len(fleet.free), len(queue)))] if queue else []
         if batch:
             lanes = fleet.admit([(sequence, running.left) for running, sequence in batch])
@@ -217,12 +220,8 @@ class Scheduler:
     def _fetch(self, rows: _Rows | None, wanted: int) -> None:
         """Prepares jobs until `wanted` of a capacity wait (None: of any), or none are left."""
         while self._next_job < len(self.jobs):
-            waiting = (
-                self._waiting.get(rows)
-                if rows
-                else max(self._waiting.values(), key=len, default=None)
-            )
-            missing = wanted - len(waiting or ())
+            queues = [self._waiting.get(rows, _NONE)] if rows else list(self._waiting.values())
+            missing = wanted - max(map(len, queues), default=0)
             if missing <= 0:
                 return
             jobs = self.jobs[self._next_job : self._next_job + missing]
@@ -275,6 +274,8 @@ class Scheduler:
         pools = tuple(_POOL_ROWS for _ in self.engine.cache.static)
         self._fleet = Fleet(self.engine, Capacity(lanes, rows, pools))
         self._fleets += 1
+        self._made.add((lanes, rows))
+        self._wasted = self._last_lane_steps = 0
         return True
 
     def _target(self) -> int:
@@ -301,8 +302,19 @@ class Scheduler:
         target = min(target, fit)
         per_device = 8
         while per_device < target and per_device * devices < jobs:
-            per_device *= 4
+            per_device *= 2
         return min(per_device, target) * devices
+
+    def _shrinks(self, fleet: Fleet) -> bool:
+        """Whether what is left should move to a smaller fleet."""
+        lanes, rows = fleet.capacity.lanes, fleet.capacity.rows
+        smaller = self._lanes_for(rows, len(self._running))
+        if smaller >= lanes:
+            self._wasted = 0
+            return False
+        self._wasted += self._last_lane_steps * (lanes - smaller) // lanes
+        known = (smaller, rows) in self._made
+        return self._wasted > (_COMPILE_WORK >> 4 if known else _COMPILE_WORK)
 
     def _park(self, fleet: Fleet) -> None:
         """Moves every running job back to the queue."""
@@ -363,7 +375,7 @@ class Scheduler:
         running = self._running[lane]
         if status != decode.STOPPED or not _returned(fleet.token(lane)):
             return False
-        return bool(running.prepared.turns) or self._results_in_slots(running)
+        return bool(running.prepared.turns) or self._results_in_slots(running) > 0
 
     def _results_in_slots(self, running: Running) -> int:
         """Results of a call that do not fit the halting token."""

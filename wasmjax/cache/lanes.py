@@ -461,14 +461,12 @@ class LanesCache:
         return out
 
     def _sampled(self, number: int) -> list[np.ndarray]:
-        """Per column of a store, values of member tokens."""
-        store, form = self.heads.stores[number], self.symbolic.projection
-        member, out = form(store.member), []
-        for row in store.columns:
-            column = form(row)
-            tokens = sample_tokens(self.symbolic, fields_of(self.symbolic, (member, column)))
-            values = OwnEvaluator(self.symbolic, tokens)
-            out.append(values.form(column)[values.form(member) > -store.far / 2])
+        """Per column of a store, values of tokens that may be members."""
+        out = []
+        for row in self.heads.stores[number].columns:
+            form = self.symbolic.projection(row)
+            tokens = sample_tokens(self.symbolic, fields_of(self.symbolic, (form,)))
+            out.append(OwnEvaluator(self.symbolic, tokens).form(form))
         return out
 
     def _family_packing(self, family: list[int]) -> Packing:
