@@ -359,7 +359,7 @@ def compare(jobs_path: pathlib.Path, results_path: pathlib.Path) -> Report:
 def read_lines(path: pathlib.Path) -> list[Record]:
     """The objects of a file with one a line."""
     # Not splitlines, which also splits at separators that JSON strings may hold as they are.
-    return [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
 
 
 def malformation(job: Record, result: Record) -> str | None:

@@ -14,8 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from wasmjax.batch.jobs import Job, JobResult
+from wasmjax.batch.run import Batch
+from wasmjax.batch.schedule import Options
+from wasmjax.batch.traces import Trace
 from wasmjax.circuit.weights import Names
 from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Stop
+from wasmjax.engine.lanes import LanesEngine, make_mesh
 from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap, signed
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_machine
@@ -76,6 +81,7 @@ class Machine:
             model, names = Transformer(built.weights), built.names
         self.model, self.names = model, names
         self.engine = Engine(model.weights(), stop_rule(), engine, cache, chunk)
+        self._lanes_engines: dict[tuple[jax.sharding.Mesh, bool], LanesEngine] = {}
 
     def run(
         self,
@@ -123,6 +129,73 @@ class Machine:
         """Every token of a run, chunk by chunk, int32 [n, F]."""
         return run.tokens(max_steps, keep_all=True)
 
+    def run_batch(self, jobs: Sequence[Job], **options: Any) -> Iterator[JobResult]:
+        """Runs many jobs, many at a time; results come in the order of the jobs.
+
+        Args:
+          jobs: see `wasmjax.batch.Job`.
+          options: those of `batch`.
+
+        Raises:
+          EngineError: if the lanes do not fit the devices' memory. Else what `batch` raises.
+        """
+        return self.batch(jobs, **options).results()
+
+    def batch(
+        self,
+        jobs: Sequence[Job],
+        *,
+        lanes: int | None = None,
+        chunk: int | None = None,
+        memory_bytes: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        keep_tokens: bool = False,
+        **options: Any,
+    ) -> Batch:
+        """Prepares a batch; `results()` runs it.
+
+        Args:
+          lanes: jobs that run at the same time; None: as many as are useful and fit.
+          chunk: most steps between looks at the lanes; None: adapts.
+          memory_bytes: memory of a device to use; None: most of what is free.
+          mesh: devices, one axis named "lanes"; None: all devices.
+          keep_tokens: keep every token, for `traces` and `on_trace`.
+          options: those of `wasmjax.batch.run.Batch`: checkpoints, traces, progress.
+
+        Raises:
+          ValueError: if a number is out of range. OSError: if a folder cannot be used.
+          JobError: if the checkpoint belongs to another batch.
+        """
+        for name, value in (("lanes", lanes), ("chunk", chunk), ("memory_bytes", memory_bytes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        engine = self.lanes_engine(mesh, keep_tokens)
+        return Batch(engine, jobs, Options(lanes, chunk, memory_bytes), **options)
+
+    def traces(self, jobs: Sequence[Job], **options: Any) -> Iterator[Trace]:
+        """Runs many jobs and keeps their tokens; traces come as jobs end.
+
+        Args:
+          options: those of `batch`. With `traces=FOLDER` they are written there as well.
+        """
+        found: list[Trace] = []
+        batch = self.batch(jobs, keep_tokens=True, on_trace=found.append, **options)
+        for _ in batch.results():
+            yield from found
+            found.clear()
+
+    def lanes_engine(
+        self, mesh: jax.sharding.Mesh | None = None, keep_tokens: bool = False
+    ) -> LanesEngine:
+        """What executes batches on a mesh (made once for each)."""
+        mesh = make_mesh() if mesh is None else mesh
+        key = mesh, keep_tokens
+        if key not in self._lanes_engines:
+            self._lanes_engines[key] = LanesEngine(
+                self.engine.weights, self.engine.stop, mesh, keep_all=keep_tokens
+            )
+        return self._lanes_engines[key]
+
     def explain(self, run: Run, step: int) -> StepExplanation:
         """Step number `step` (from 0) of a fresh run, head by head.
 
@@ -155,6 +228,8 @@ __all__ = [
     "EngineError",
     "Exit",
     "Instance",
+    "Job",
+    "JobResult",
     "Machine",
     "OutOfSteps",
     "Result",

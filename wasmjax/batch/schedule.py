@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
+from typing import Any
 
 import jax
 import numpy as np
 
-from wasmjax.batch.jobs import Job, JobResult
+from wasmjax.batch.checkpoint import Entry, Snapshot
+from wasmjax.batch.jobs import Job, JobError, JobResult
 from wasmjax.batch.prepare import Prepared, Preparer
 from wasmjax.engine import decode
 from wasmjax.engine.decode import MAX_TOKENS, EngineError
@@ -54,6 +56,7 @@ class Progress:
 
     Attributes:
       jobs: done. steps: VM steps made. lane_steps: steps times lanes, useful or not.
+      steps_here: VM steps made since the batch was resumed.
       busy, lanes: lanes with a job, and all lanes. seconds: since the start, compilation apart.
       compile_seconds: compilation. fleets: fleets made so far.
     """
@@ -61,6 +64,7 @@ class Progress:
     jobs: int
     steps: int
     lane_steps: int
+    steps_here: int
     busy: int
     lanes: int
     seconds: float
@@ -75,7 +79,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """VM steps per second, all lanes together."""
-        return self.steps / self.seconds if self.seconds > 0 else 0.0
+        return self.steps_here / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclasses.dataclass
@@ -120,11 +124,12 @@ class Scheduler:
     Args:
       engine: what runs them. jobs: the jobs. options: how.
       on_progress: called after every chunk.
-      on_tokens: called with a job's number, its prompt and its generated tokens [n, F] when it is
-        done; the engine must keep all tokens.
+      on_tokens: called with a job's result, its prompt and its further tokens [n, F] when it has
+        run; the engine must keep all tokens.
 
     Attributes:
       results: of jobs that are done, by number, until they are handed out.
+      wanted: the job whose result is handed out next.
     """
 
     def __init__(
@@ -133,12 +138,13 @@ class Scheduler:
         jobs: Many[Job],
         options: Options | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-        on_tokens: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+        on_tokens: Callable[[JobResult, np.ndarray, np.ndarray], None] | None = None,
     ) -> None:
         self.engine, self.jobs, self.options = engine, jobs, options or Options()
         self._on_progress, self._on_tokens = on_progress, on_tokens
         self._preparer = Preparer(engine.cache, keep_prompts=on_tokens is not None)
         self.results: dict[int, JobResult] = {}
+        self.wanted = 0
         self._next_job = 0
         self._waiting: dict[_Rows, collections.deque[tuple[Running, Sequence]]] = {}
         self._running: dict[int, Running] = {}
@@ -148,26 +154,33 @@ class Scheduler:
         self._wasted = self._last_lane_steps = 0
         self._started = time.perf_counter()
         self._compiled_before = engine.compile_seconds
-        self._steps = self._lane_steps = self._fleets = self._done = 0
+        self._steps = self._lane_steps = self._fleets = self._done = self._before = 0
         count = len(engine.cache.families)
         self._least = (*_LEAST_ROWS, *[_LEAST_ROWS[0]] * count)[:count]
 
     # -- the loop -------------------------------------------------------------------------
 
-    def run(self, first: int = 0) -> Iterator[JobResult]:
-        """Results in the order of the jobs, from number `first` on, as soon as they are known.
+    def run(self) -> Iterator[JobResult]:
+        """Results in the order of the jobs, as soon as they are known.
 
         Raises:
           EngineError: if the lanes do not fit the devices.
         """
-        wanted = first
-        while True:
-            while wanted in self.results:
-                yield self.results.pop(wanted)
-                wanted += 1
-            if wanted == len(self.jobs):
-                return
+        yield from self.ready()
+        while not self.finished:
             self.advance()
+            yield from self.ready()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all results have been handed out."""
+        return self.wanted == len(self.jobs)
+
+    def ready(self) -> Iterator[JobResult]:
+        """Hands out the results that are next."""
+        while self.wanted in self.results:
+            self.wanted += 1
+            yield self.results.pop(self.wanted - 1)
 
     def advance(self) -> None:
         """Refills lanes and runs one chunk."""
@@ -189,6 +202,7 @@ class Scheduler:
             self._done,
             self._steps,
             self._lane_steps,
+            self._steps - self._before,
             len(self._running),
             self._fleet.capacity.lanes if self._fleet else 0,
             time.perf_counter() - self._started - compiled,
@@ -233,16 +247,21 @@ class Scheduler:
         if isinstance(prepared, str):
             self._finish(JobResult(index, "refused", error=prepared, id=job.id))
             return
-        horizon = MAX_TOKENS - prepared.prompt_tokens
-        if horizon < 1:
+        left, limited = self._limit_of(job, prepared)
+        if left < 1:
             error = (
                 f"the prompt alone has {prepared.prompt_tokens} tokens, the limit is {MAX_TOKENS}"
             )
             self._finish(JobResult(index, "refused", error=error, id=job.id))
             return
-        limited = job.max_steps is not None and job.max_steps <= horizon
-        left = job.max_steps if limited and job.max_steps is not None else horizon
         self._wait(Running(index, prepared, left, limited), prepared.sequence)
+
+    def _limit_of(self, job: Job, prepared: Prepared) -> tuple[int, bool]:
+        """Steps that a job may make, and whether it is the job that says so."""
+        horizon = MAX_TOKENS - prepared.prompt_tokens
+        if job.max_steps is not None and job.max_steps <= horizon:
+            return job.max_steps, True
+        return horizon, False
 
     def _wait(self, running: Running, sequence: Sequence, needs: Many[int] = ()) -> None:
         """Queues a sequence for lanes of its capacity."""
@@ -259,6 +278,91 @@ class Scheduler:
             store = self.engine.cache.heads.stores[self.engine.cache.families[number][0]]
             out.append(min(rows, store.hi - store.lo + 1))
         return tuple(out)
+
+    # -- snapshots ------------------------------------------------------------------------
+
+    def snapshot(self, identity: str, extra: Any = None) -> Snapshot:
+        """Where every job is, between two chunks (see `checkpoint.Snapshot`)."""
+        going, fresh = [], []
+        if self._fleet is not None:
+            lanes = list(self._running)
+            for lane, sequence in zip(lanes, self._fleet.take(lanes), strict=True):
+                going.append((self._running[lane], self._fleet.left(lane), sequence))
+        for queue in self._waiting.values():
+            for running, sequence in queue:
+                if running.steps == 0 and not running.tokens:
+                    fresh.append(running.index)
+                else:
+                    going.append((running, running.left, sequence))
+        return Snapshot(
+            identity,
+            self._next_job,
+            sorted(fresh),
+            [self._entry(running, left, sequence) for running, left, sequence in going],
+            [self.results[index].to_json() for index in sorted(self.results)],
+            self.wanted,
+            {"steps": self._steps, "lane_steps": self._lane_steps, "done": self._done},
+            extra,
+        )
+
+    def _entry(self, running: Running, left: int, sequence: Sequence) -> Entry:
+        none = np.zeros((0, len(sequence.token)), np.int16)
+        arrays = {f"rows{number}": rows for number, rows in enumerate(sequence.contents())}
+        arrays |= {f"seen{number}": seen for number, seen in enumerate(sequence.seen)}
+        arrays |= {
+            "token": sequence.token,
+            "count": np.array([sequence.count], np.int64),
+            "totals": sequence.totals,
+            "sums": sequence.sums,
+            "stdout": np.frombuffer(bytes(running.out[0]), np.uint8),
+            "stderr": np.frombuffer(bytes(running.out[1]), np.uint8),
+            "tokens": np.concatenate([none, *running.tokens]),
+        }
+        prepared = running.prepared
+        return Entry(
+            running.index, left, running.steps, prepared.prompt_tokens, len(prepared.turns), arrays
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot of the same jobs. To be called first."""
+        self._next_job, self.wanted = snapshot.next_job, snapshot.wanted
+        self._steps, self._lane_steps = (snapshot.counters[k] for k in ("steps", "lane_steps"))
+        self._done = snapshot.counters["done"]
+        self._before = self._steps
+        results = map(JobResult.from_json, snapshot.results)
+        self.results = {result.index: result for result in results}
+        prepared = self._preparer.prepare([self.jobs[entry.index] for entry in snapshot.entries])
+        for entry, again in zip(snapshot.entries, prepared, strict=True):
+            self._resume(entry, again)
+        fresh = self._preparer.prepare([self.jobs[index] for index in snapshot.fresh])
+        for index, again in zip(snapshot.fresh, fresh, strict=True):
+            self._enqueue(index, self.jobs[index], again)
+
+    def _resume(self, entry: Entry, prepared: Prepared | str) -> None:
+        if isinstance(prepared, str):  # its file has gone or changed in the meantime
+            raise JobError(f"job {entry.index} cannot be resumed: {prepared}")
+        arrays, families = entry.arrays, range(len(self.engine.cache.families))
+        sequence = dataclasses.replace(
+            prepared.sequence,
+            token=arrays["token"],
+            count=int(arrays["count"][0]),
+            totals=arrays["totals"],
+            sums=arrays["sums"],
+            seen=tuple(arrays[f"seen{number}"] for number in families),
+        ).with_contents([arrays[f"rows{number}"] for number in families])
+        limited = self._limit_of(self.jobs[entry.index], prepared)[1]
+        prepared.turns = prepared.turns[len(prepared.turns) - entry.turns :]
+        prepared.prompt_tokens = entry.prompt_tokens
+        running = Running(
+            entry.index,
+            prepared,
+            entry.left,
+            limited,
+            (bytearray(arrays["stdout"].tobytes()), bytearray(arrays["stderr"].tobytes())),
+            entry.steps,
+            [arrays["tokens"]] if len(arrays["tokens"]) else [],
+        )
+        self._wait(running, sequence)
 
     # -- fleets ---------------------------------------------------------------------------
 
@@ -394,7 +498,9 @@ class Scheduler:
             tokens = self._preparer.next_turn(running.prepared, sequence)
             if self._on_tokens is not None:
                 running.tokens.append(tokens.astype(np.int16))
-            running.left = min(running.left, MAX_TOKENS - sequence.count)
+            horizon = MAX_TOKENS - sequence.count
+            if horizon < running.left:
+                running.left, running.limited = horizon, False
             if running.left < 1:
                 self._conclude(running, *self._out_of_steps(running))
                 return
@@ -447,26 +553,25 @@ class Scheduler:
             assert job.call is not None
             types = running.prepared.lowered.exports[job.call].type.results
             results = tuple(signed(v, t) for v, t in zip(detail, types, strict=False))
-        self._finish(
-            JobResult(
-                running.index,
-                outcome,
-                exit_code=detail if isinstance(detail, int) else None,
-                results=results,
-                trap=detail if outcome == "trap" and isinstance(detail, str) else None,
-                error=detail if outcome == "limit" and isinstance(detail, str) else None,
-                stdout=bytes(running.out[0]),
-                stderr=bytes(running.out[1]),
-                steps=running.steps,
-                prompt_tokens=running.prepared.prompt_tokens,
-                id=job.id,
-            )
+        result = JobResult(
+            running.index,
+            outcome,
+            exit_code=detail if isinstance(detail, int) else None,
+            results=results,
+            trap=detail if outcome == "trap" and isinstance(detail, str) else None,
+            error=detail if outcome == "limit" and isinstance(detail, str) else None,
+            stdout=bytes(running.out[0]),
+            stderr=bytes(running.out[1]),
+            steps=running.steps,
+            prompt_tokens=running.prepared.prompt_tokens,
+            id=job.id,
         )
+        self._finish(result)
         if self._on_tokens is not None:
             prompt = running.prepared.prompt
             assert prompt is not None
             none = np.zeros((0, prompt.shape[1]), np.int16)
-            self._on_tokens(running.index, prompt, np.concatenate([none, *running.tokens]))
+            self._on_tokens(result, prompt, np.concatenate([none, *running.tokens]))
 
     def _finish(self, result: JobResult) -> None:
         self.results[result.index] = result

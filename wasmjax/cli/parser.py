@@ -11,6 +11,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run(commands)
+    _batch(commands)
     _trace(commands)
     _inspect(commands)
     _diff(commands)
@@ -53,6 +54,45 @@ def _run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--json", action="store_true", help="the last line on stderr as JSON")
     _program(run)
     run.set_defaults(command=_later("run", "run"))
+
+
+def _batch(commands: argparse._SubParsersAction) -> None:
+    batch = _add(commands, "batch", "run many jobs at once (docs/batch.md)")
+    batch.add_argument("jobs", metavar="JOBS.jsonl", help="one JSON object a line")
+    batch.add_argument("-o", "--output", metavar="RESULTS.jsonl", required=True)
+    batch.add_argument("--json", action="store_true", help="the last line on stderr as JSON")
+    batch.add_argument("--no-progress", action="store_true", help="no progress bar")
+    batch.add_argument("--traces", metavar="DIR", help="write every job's tokens as Parquet")
+    resumption = batch.add_argument_group("resumption")
+    resumption.add_argument(
+        "--checkpoint", metavar="DIR", help="save there where every job is, and go on from there"
+    )
+    resumption.add_argument(
+        "--checkpoint-seconds", type=_seconds, default=60.0, metavar="N", help="default 60"
+    )
+    machine = batch.add_argument_group("machine")
+    machine.add_argument("--config", metavar="FILE", help="a configuration (see configs/)")
+    machine.add_argument("--weights", metavar="FILE", help="weights to use (see wasmjax weights)")
+    machine.add_argument(
+        "--lanes", type=_positive, metavar="N", help="jobs at the same time (default: what fits)"
+    )
+    machine.add_argument(
+        "--chunk", type=_positive, metavar="N", help="most steps between refills (default: adapts)"
+    )
+    machine.add_argument(
+        "--memory-mib", type=_positive, metavar="N", help="memory of a device to use"
+    )
+    machine.add_argument(
+        "--cpu-devices",
+        type=_positive,
+        metavar="N",
+        help="devices to split a CPU into (default: its cores)",
+    )
+    processes = batch.add_argument_group("several processes (the same command in each)")
+    processes.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    processes.add_argument("--processes", type=_positive, metavar="N")
+    processes.add_argument("--process", type=_natural, metavar="I", help="number of this one")
+    batch.set_defaults(command=_later("batch", "batch"))
 
 
 def _trace(commands: argparse._SubParsersAction) -> None:
@@ -128,4 +168,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value

@@ -72,6 +72,20 @@ class Sequence:
     template: Template
     changes: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
 
+    def contents(self) -> list[np.ndarray]:
+        """Rows of every family with the changes made, [R, N, W]."""
+        return [_contents(self, number) for number in range(len(self.changes))]
+
+    def with_contents(self, rows: Many[np.ndarray]) -> "Sequence":
+        """The same, with these rows of every family."""
+        default = self.template.default
+        none = np.zeros(0, np.int64)
+        return dataclasses.replace(
+            self,
+            template=Template(tuple(rows), default),
+            changes=tuple((none, none, empty[:0]) for empty in default),
+        )
+
     def rows_needed(self) -> list[int]:
         """Rows of every family that hold the contents."""
         out = []
@@ -232,7 +246,8 @@ def _contents(sequence: Sequence, number: int) -> np.ndarray:
     """Rows of a family with the changes made, [R, N, W]."""
     height = sequence.rows_needed()[number]
     template, default = sequence.template.rows[number], sequence.template.default[number]
-    out = np.concatenate([template, np.repeat(default[None], height - len(template), axis=0)])
+    missing = max(0, height - len(template))
+    out = np.concatenate([template, np.repeat(default[None], missing, axis=0)])
     rows, stores, words = sequence.changes[number]
     out[rows, stores] = words
     return out
