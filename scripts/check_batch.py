@@ -129,11 +129,8 @@ class Reference:
             ended = self._call(job, module, pages, name, results, args, scratch)
         except _Refused as error:
             return Answer("refused", reason=str(error))
-        output = {
-            stream: (scratch / stream).read_bytes() if (scratch / stream).exists() else b""
-            for stream in ("stdout", "stderr")
-        }
-        return dataclasses.replace(ended, **output)
+        stdout, stderr = (scratch / "stdout").read_bytes(), (scratch / "stderr").read_bytes()
+        return dataclasses.replace(ended, stdout=stdout, stderr=stderr)
 
     def _module(self, path: pathlib.Path) -> tuple[wasmtime.Module, int]:
         if path not in self._modules:
@@ -325,14 +322,14 @@ def compare(jobs_path: pathlib.Path, results_path: pathlib.Path) -> Report:
         report.mismatches.append(f"the results are not one JSON object a line: {error.msg}")
         return report
     by_index: dict[int, Record] = {}
-    for result in results:
-        index = result.get("index")
-        if type(index) is not int or not 0 <= index < len(jobs):
-            report.mismatches.append(f"a result of no job: index {index!r}")
-        elif index in by_index:
-            report.mismatches.append(f"job {index}: more than one result")
+    for record in results:
+        at = record.get("index")
+        if type(at) is not int or not 0 <= at < len(jobs):
+            report.mismatches.append(f"a result of no job: index {at!r}")
+        elif at in by_index:
+            report.mismatches.append(f"job {at}: more than one result")
         else:
-            by_index[index] = result
+            by_index[at] = record
     first: dict[str, Record] = {}
     for index, job in enumerate(jobs):
         result = by_index.get(index)
@@ -425,14 +422,14 @@ def disagreement(result: Record, answer: Answer) -> str | None:
     outcome = result["outcome"]
     if outcome == "step limit" and answer.outcome != "refused":
         for name in ("stdout", "stderr"):
-            got, want = _stream(result, name), getattr(answer, name)
-            if not want.startswith(got):
-                return f"{name} {_short(got)} does not begin {_short(want)}"
+            wrote, whole = _stream(result, name), getattr(answer, name)
+            if not whole.startswith(wrote):
+                return f"{name} {_short(wrote)} does not begin {_short(whole)}"
         return None
     if outcome != answer.outcome:
         told = result.get(FIELDS[outcome] or "")
-        want = {"refused": answer.reason, "trap": answer.trap}.get(answer.outcome)
-        return f"{outcome} ({told!r}), not {answer.outcome}" + (f" ({want!r})" if want else "")
+        why = answer.reason or answer.trap
+        return f"{outcome} ({told!r}), not {answer.outcome}" + (f" ({why!r})" if why else "")
     if outcome == "refused":
         return None
     for name in ("exit_code", "results", "trap"):

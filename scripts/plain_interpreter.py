@@ -21,7 +21,16 @@ from wasmjax.machine.program import Program
 from wasmjax.oracle import alu
 
 PAGE = 65536
-_COLUMNS = ("op", "next", "target", "dsp", "aux", "type_id", *"abcd", *(f"base_{x}" for x in "abcd"))
+_COLUMNS = (
+    "op",
+    "next",
+    "target",
+    "dsp",
+    "aux",
+    "type_id",
+    *"abcd",
+    *(f"base_{x}" for x in "abcd"),
+)
 _AT = {name: index for index, name in enumerate(_COLUMNS)}
 _BASE = {"abs": 0, "sp": 1, "fp": 2}
 _OPS = tuple(isa.OPS)
@@ -255,7 +264,9 @@ def step(code: dict[str, jax.Array], state: State, how: str) -> State:
         "fp": then(fp, state["fp"]),
         "depth": then(depth, state["depth"]),
         "status": then(status, state["status"]),
-        "code": then(jnp.where(trap > 0, trap, (b & jnp.uint64(255)).astype(jnp.int32)), state["code"]),
+        "code": then(
+            jnp.where(trap > 0, trap, (b & jnp.uint64(255)).astype(jnp.int32)), state["code"]
+        ),
         "steps": state["steps"] + active.astype(jnp.int32),
         "slots": slots,
         "memory": memory,
@@ -263,7 +274,11 @@ def step(code: dict[str, jax.Array], state: State, how: str) -> State:
     if "output" in state:
         room = state["output"].shape[0] - 1
         row = jnp.where(active & (outs > 0), state["n_output"], room)
-        out["output"] = state["output"].at[row].set((outs * 256).astype(jnp.int32) + (b & jnp.uint64(255)).astype(jnp.int32))
+        out["output"] = (
+            state["output"]
+            .at[row]
+            .set((outs * 256).astype(jnp.int32) + (b & jnp.uint64(255)).astype(jnp.int32))
+        )
         out["n_output"] = state["n_output"] + (active & (outs > 0)).astype(jnp.int32)
     return out
 

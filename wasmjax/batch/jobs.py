@@ -140,14 +140,14 @@ def read_jobs(path: str | os.PathLike[str]) -> list[Job]:
     """
     file = pathlib.Path(path)
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise JobError("it is not UTF-8 text") from None
     return list(_jobs(text, file.parent))
 
 
 def _jobs(text: str, folder: pathlib.Path) -> Iterator[Job]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -176,6 +176,9 @@ def parse_job(record: Any, folder: pathlib.Path) -> Job:
         raise JobError("stdin and stdin_base64 exclude each other")
     if record.get("max_steps", 1) < 1:
         raise JobError("max_steps must be at least 1")
+    for value in (record.get("stdin", ""), *record.get("args", ()), *record.get("env", ())):
+        if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise JobError("a lone surrogate is no text")
     stdin = record.get("stdin", "").encode()
     if "stdin_base64" in record:
         try:

@@ -70,6 +70,7 @@ class Preparer:
     def __init__(self, cache: LanesCache, keep_prompts: bool = False) -> None:
         self.cache, self.keep_prompts = cache, keep_prompts
         self._code: collections.OrderedDict[bytes, LoweredCode | str] = collections.OrderedDict()
+        self._alive: dict[int, Module] = {}
         self._prefixes: collections.OrderedDict[bytes, tuple[Prefix, np.ndarray]] = (
             collections.OrderedDict()
         )
@@ -114,6 +115,8 @@ class Preparer:
 
     def _lowered(self, job: Job) -> tuple[bytes, LoweredCode]:
         if isinstance(job.module, Module):
+            # Kept alive, so that no other module gets its id.
+            self._alive[id(job.module)] = job.module
             data, key = None, id(job.module).to_bytes(8, "little")
         else:
             data = job.module if isinstance(job.module, bytes) else _read(job.module)
