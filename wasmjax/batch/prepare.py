@@ -13,7 +13,7 @@ import numpy as np
 
 from wasmjax.batch.jobs import Job
 from wasmjax.cache.lanes import LanesCache
-from wasmjax.engine.sequence import Prefix, Sequence, append
+from wasmjax.engine.sequence import Prefix, Sequence, append, extend
 from wasmjax.instance import argument_bits
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import (
@@ -78,8 +78,9 @@ class Preparer:
     def prepare(self, jobs: Many[Job]) -> list[Prepared | str]:
         """Prepared jobs, or one line on why a job cannot run."""
         out: list[Prepared | str] = []
-        groups: dict[bytes, list[tuple[int, np.ndarray]]] = {}
-        for number, job in enumerate(jobs):
+        begun: list[Prepared] = []
+        pairs: list[tuple[Prefix, np.ndarray]] = []
+        for job in jobs:
             try:
                 key, code = self._lowered(job)
                 lowered, turns = _bound(job, code)
@@ -89,17 +90,13 @@ class Preparer:
                 out.append(_line(error))
                 continue
             prompt = np.concatenate([prefix_tokens, tail]) if self.keep_prompts else None
-            # The sequence is filled in below, for all tails of a prefix at once.
+            # The sequence is filled in below, for all jobs at once.
             tokens = prefix.tokens + len(tail)
-            out.append(Prepared(lowered, turns[1:], None, tokens, prompt))  # type: ignore[arg-type]
-            groups.setdefault(key, []).append((number, tail))
-        for key, tails in groups.items():
-            prefix, _ = self._prefixes[key]
-            sequences = prefix.extended([tail for _, tail in tails])
-            for (number, _), sequence in zip(tails, sequences, strict=True):
-                prepared = out[number]
-                assert isinstance(prepared, Prepared)
-                prepared.sequence = sequence
+            begun.append(Prepared(lowered, turns[1:], None, tokens, prompt))  # type: ignore[arg-type]
+            out.append(begun[-1])
+            pairs.append((prefix, tail))
+        for prepared, sequence in zip(begun, extend(self.cache, pairs), strict=True):
+            prepared.sequence = sequence
         while len(self._prefixes) > _PREFIXES:
             self._prefixes.popitem(last=False)
         return out

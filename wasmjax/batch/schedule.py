@@ -33,7 +33,7 @@ from wasmjax.machine.contents import read_values
 from wasmjax.machine.describe import trap_message
 from wasmjax.machine.tokens import columns
 
-LANES_PER_DEVICE = {"cpu": 256, "gpu": 8192, "tpu": 4096}
+LANES_PER_DEVICE = {"cpu": 128, "gpu": 8192, "tpu": 4096}
 """Lanes that are used if memory allows and nobody says otherwise: more are hardly faster."""
 
 _LEAST_ROWS = 1024, 32768
@@ -149,7 +149,7 @@ class Scheduler:
         self._waiting: dict[_Rows, collections.deque[tuple[Running, Sequence]]] = {}
         self._running: dict[int, Running] = {}
         self._fleet: Fleet | None = None
-        self._limit = 256
+        self._limit, self._ahead = 256, 1
         self._made: set[tuple[int, _Rows]] = set()
         self._wasted = self._last_lane_steps = 0
         self._started = time.perf_counter()
@@ -187,7 +187,10 @@ class Scheduler:
         fleet = self._refill()
         if fleet is None:
             return
-        chunk = fleet.run(self._chunk_steps(fleet), self._patience(fleet))
+        fleet.start(self._chunk_steps(fleet), self._patience(fleet))
+        # Meanwhile: as many jobs as are likely to be wanted.
+        self._fetch(fleet.capacity.rows, self._ahead)
+        chunk = fleet.finish()
         self._steps += int(chunk.steps.sum(dtype=np.int64))
         self._lane_steps += chunk.lane_steps
         self._last_lane_steps = chunk.lane_steps
@@ -455,6 +458,7 @@ class Scheduler:
             if chunk.status[lane] not in (decode.RUNNING, PAUSED):
                 stopped.append(lane)
         # Longer chunks if nothing happens, shorter ones if lanes stand idle in them.
+        self._ahead = max(len(stopped), self._ahead // 2)
         idle = len(stopped) > max(1, fleet.capacity.lanes // 8)
         self._limit = max(64, self._limit // 2) if idle else min(1 << 16, self._limit * 2)
         moving = [lane for lane in stopped if self._moves(fleet, lane, chunk.status[lane])]

@@ -188,11 +188,14 @@ class Fleet:
 
     # -- running --------------------------------------------------------------------------
 
-    def run(self, limit: int, patience: int) -> Chunk:
-        """Up to `limit` steps of every lane; see `LanesEngine.run_chunk`."""
-        lanes, done = self.engine.run_chunk(self._to_devices(), limit, patience)
-        self._lanes = lanes
-        small, done = self._fetch((self._small(lanes), done))
+    def start(self, limit: int, patience: int) -> None:
+        """Starts a chunk (see `LanesEngine.run_chunk`); `finish` waits for its end."""
+        self._lanes, self._done = self.engine.run_chunk(self._to_devices(), limit, patience)
+
+    def finish(self) -> Chunk:
+        """What the chunk that was started did."""
+        lanes = self._lanes
+        small, done = self._fetch((self._small(lanes), self._done))
         self._host = jax.tree.map(np.array, small)
         n_kept = self._host.n_kept
         kept: dict[int, np.ndarray] = {}

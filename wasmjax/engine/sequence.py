@@ -158,24 +158,8 @@ class Prefix:
         low, high = int(rows.min()) + lo, int(rows.max()) + lo
         return Segment(self.cache.segment(index, dense), low, high, dense)
 
-    def extended(self, tails: Many[np.ndarray]) -> list[Sequence]:
-        """Sequences that go on with other tokens, [n, F] each; the last one becomes current.
-
-        Raises:
-          ValueError: if a value does not fit the cache's types.
-        """
-        if not tails:
-            return []
-        cached = [tail[:-1] for tail in tails]
-        rows = self.cache.compile_rows(np.concatenate(cached))
-        ends = np.cumsum([len(tokens) for tokens in cached])
-        out = []
-        for tail, end in zip(tails, ends, strict=True):
-            mine = _between(rows, int(end) - len(tail) + 1, int(end))
-            out.append(self._sequence(tail, mine))
-        return out
-
-    def _sequence(self, tail: np.ndarray, rows: Rows) -> Sequence:
+    def followed_by(self, tail: np.ndarray, rows: Rows) -> Sequence:
+        """The sequence that goes on with these tokens; `rows` are those of all but the last."""
         segments = list(self.segments)
         for index, number in enumerate(self.cache.static):
             if len(rows.rows[number]):
@@ -201,6 +185,25 @@ class Prefix:
         )
         _write(self.cache, sequence, rows)
         return sequence
+
+
+def extend(cache: LanesCache, pairs: Many[tuple[Prefix, np.ndarray]]) -> list[Sequence]:
+    """Sequences that begin with a prefix and go on with other tokens, [n, F] each; the last token
+    becomes the current one.
+
+    Raises:
+      ValueError: if a value does not fit the cache's types.
+    """
+    if not pairs:
+        return []
+    # All at once: evaluating forms costs more per call than per token.
+    rows = cache.compile_rows(np.concatenate([tail[:-1] for _, tail in pairs]))
+    out, start = [], 0
+    for prefix, tail in pairs:
+        stop = start + len(tail) - 1
+        out.append(prefix.followed_by(tail, _between(rows, start, stop)))
+        start = stop
+    return out
 
 
 def append(cache: LanesCache, sequence: Sequence, tokens_NxF: np.ndarray) -> None:
