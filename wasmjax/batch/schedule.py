@@ -41,7 +41,7 @@ _LEAST_ROWS = 1024, 32768
 _POOL_ROWS = 16384
 _CHUNK_WORK = 1 << 22
 """Most lane-steps of a chunk: about a second on a CPU."""
-_COMPILE_WORK = 1 << 23
+_COMPILE_WORK = 1 << 22
 """Lane-steps that a compilation costs, about: a fleet is replaced by a smaller one after so many
 were wasted by lanes that a smaller one would not have."""
 
@@ -409,7 +409,7 @@ class Scheduler:
         target = min(target, fit)
         per_device = 8
         while per_device < target and per_device * devices < jobs:
-            per_device *= 2
+            per_device *= 4
         return min(per_device, target) * devices
 
     def _shrinks(self, fleet: Fleet) -> bool:
