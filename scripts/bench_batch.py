@@ -1,0 +1,207 @@
+"""VM steps per second of many lanes, beside a plain JAX interpreter, and of a whole job list.
+
+    .venv/bin/python scripts/bench_batch.py --lanes=64,256,512 --jobs=3000
+
+Part 1 fills lanes with the example programs and times chunks of steps; in turn with them, chunks of
+a plain vmapped interpreter (scripts/plain_interpreter.py, both of its variants) with as many lanes
+on as many devices. Compilation and the first chunks are warm-up; median and quartiles are over
+chunks, ratios over medians. Part 2 runs a list of jobs whose lengths span three orders of magnitude
+(uniform in the logarithm) and reports steps per second and the share of useful lane-steps.
+"""
+
+import functools
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain_interpreter
+from absl import app, flags
+from jax.sharding import NamedSharding, PartitionSpec
+
+import wasmjax
+from wasmjax.batch.capacity import Capacities, Options
+from wasmjax.batch.jobs import Job
+from wasmjax.batch.prepare import Prepared, Preparer
+from wasmjax.batch.schedule import Progress, Scheduler
+from wasmjax.engine.fleet import Capacity, Fleet, lane_bytes
+from wasmjax.engine.lanes import AXIS, LanesEngine
+
+_LANES = flags.DEFINE_list("lanes", ["32", "128", "256", "512"], "Lanes in all, several.")
+_CHUNK = flags.DEFINE_integer("chunk", 512, "Steps per chunk.")
+_CHUNKS = flags.DEFINE_integer("chunks", 12, "Chunks timed per measurement.")
+_JOBS = flags.DEFINE_integer("jobs", 3000, "Jobs of the list; 0: leave part 2 out.")
+_BATCH_LANES = flags.DEFINE_integer("batch_lanes", None, "Lanes of part 2; None: the default.")
+_DEVICES = flags.DEFINE_integer("cpu_devices", None, "Devices a CPU is split into; None: cores.")
+_PLAIN = flags.DEFINE_bool("plain", True, "Whether to time the plain interpreter too.")
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+SUDOKU = b"8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..\n"
+MIX = (
+    ("collatz", ("27",), b""),
+    ("sudoku", (), SUDOKU),
+    ("sha256", ("100",), b"abc"),
+    ("queens", ("8",), b""),
+    ("life", ("100",), b""),
+    ("bytecode", ("100",), b""),
+    ("quicksort", ("7", "1000"), b""),
+    ("fibonacci", ("1000",), b""),
+)
+
+
+def mix() -> list[Job]:
+    """The examples' mix; every one of them makes 70,000 steps or more."""
+    return [Job(EXAMPLES / f"{name}.wasm", args, stdin) for name, args, stdin in MIX]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError("no arguments are expected")
+    if jax.config.jax_platforms in (None, "", "cpu"):
+        jax.config.update("jax_num_cpu_devices", _DEVICES.value or _cores())
+    vm = wasmjax.Machine()
+    engine = vm.lanes_engine()
+    print(f"{engine.devices} device(s): {jax.devices()[0].device_kind}")
+    for lanes in map(int, _LANES.value):
+        lanes_rates(engine, lanes)
+    print(f"compilation: {engine.compile_seconds:.2f} s for {engine.compilations} functions")
+    if _JOBS.value:
+        job_list(engine)
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+# -- part 1 -----------------------------------------------------------------------------------
+
+
+def lanes_rates(engine: LanesEngine, lanes: int) -> None:
+    """Times chunks of the engine and of the plain interpreter, in turn."""
+    jobs = mix()
+    prepared = Preparer(engine.cache).prepare([jobs[k % len(jobs)] for k in range(lanes)])
+    assert all(isinstance(p, Prepared) for p in prepared), prepared
+    ready = [p for p in prepared if isinstance(p, Prepared)]
+    capacities = Capacities(engine, Options())
+    rows = tuple(map(max, zip(*(capacities.rows(p.sequence.rows_needed()) for p in ready))))  # noqa: B905
+    fleet = Fleet(engine, Capacity(lanes, rows, tuple(16384 for _ in engine.cache.static)))
+    fleet.admit([(p.sequence, 1 << 24) for p in ready])
+
+    def chunk() -> int:
+        fleet.start(_CHUNK.value, lanes)
+        done = fleet.finish()
+        return int(done.steps.sum())
+
+    timed = {"transformer": chunk}
+    if _PLAIN.value:
+        for how in ("switch", "select"):
+            timed[f"plain, {how}"] = plain_chunk(engine, ready[: len(jobs)], lanes, rows[1], how)
+    rates: dict[str, list[float]] = {name: [] for name in timed}
+    for number in range(_CHUNKS.value + 2):
+        for name, function in timed.items():
+            start = time.perf_counter()
+            steps = function()
+            if number >= 2:
+                rates[name].append(steps / (time.perf_counter() - start))
+    for name, values in rates.items():
+        low, middle, high = np.percentile(values, (25, 50, 75))
+        print(
+            f"{lanes:6,} lanes  {name:16} {middle:14,.0f} steps/s "
+            f"(quartiles {low:,.0f} to {high:,.0f})"
+        )
+    if _PLAIN.value:
+        plain = max(np.median(rates[name]) for name in rates if name != "transformer")
+        print(f"{lanes:6,} lanes  ratio to plain    {plain / np.median(rates['transformer']):.1f}")
+    print(f"{lanes:6,} lanes  memory per lane   {lane_bytes(engine, rows) / 1024:,.0f} KiB")
+
+
+def plain_chunk(engine: LanesEngine, prepared: list[Prepared], lanes: int, words: int, how: str):
+    """A function that runs a chunk of the plain interpreter and returns the steps made."""
+    with jax.enable_x64(True):
+        programs = [p.lowered.program for p in prepared]
+        code = plain_interpreter.pack(programs)
+        whole, sharded = PartitionSpec(), PartitionSpec(AXIS)
+        put = functools.partial(jax.device_put)
+        names = ("instructions", "immediates", "table", "inputs")
+        on_device = {
+            name: put(jnp.asarray(getattr(code, name)), NamedSharding(engine.mesh, whole))
+            for name in names
+        }
+        first = [
+            plain_interpreter.initial(
+                p.lowered.program, start, p.lowered.exports["_start"], 1024, 8 * words
+            )
+            for p, start in zip(prepared, code.starts, strict=True)
+        ]
+        for lane in first:
+            lane["output"], lane["n_output"] = np.zeros(257, np.int32), np.int32(0)
+        state = {
+            name: put(
+                jnp.asarray(np.stack([first[k % len(first)][name] for k in range(lanes)])),
+                NamedSharding(engine.mesh, sharded),
+            )
+            for name in first[0]
+        }
+        run = functools.partial(plain_interpreter.run_chunk, steps=_CHUNK.value, how=how)
+        mapped = jax.shard_map(
+            run, mesh=engine.mesh, in_specs=(whole, sharded), out_specs=sharded, check_vma=False
+        )
+        compiled = jax.jit(mapped, donate_argnums=1).lower(on_device, state).compile()
+    holder = [state]
+
+    def chunk() -> int:
+        with jax.enable_x64(True):
+            before = int(np.asarray(holder[0]["steps"]).sum())
+            holder[0]["n_output"] = jax.device_put(
+                np.zeros(lanes, np.int32), holder[0]["steps"].sharding
+            )
+            holder[0] = jax.block_until_ready(compiled(on_device, holder[0]))
+            return int(np.asarray(holder[0]["steps"]).sum()) - before
+
+    return chunk
+
+
+# -- part 2 -----------------------------------------------------------------------------------
+
+
+def varied(count: int, seed: int = 0) -> list[Job]:
+    """Jobs of 1,000 to 1,000,000 steps, uniform in the logarithm, over the examples' mix."""
+    rng = np.random.default_rng(seed)
+    limits = np.rint(10 ** rng.uniform(3, 6, count)).astype(int)
+    endless = [
+        Job(EXAMPLES / "sudoku.wasm", (), SUDOKU * 8),
+        Job(EXAMPLES / "sha256.wasm", ("100",), b"abc"),
+        Job(EXAMPLES / "collatz.wasm", ("837799",), b""),
+        Job(EXAMPLES / "queens.wasm", ("11",), b""),
+        Job(EXAMPLES / "life.wasm", ("2000",), b""),
+        Job(EXAMPLES / "bytecode.wasm", ("5000",), b""),
+    ]
+    out = []
+    for number, limit in enumerate(limits):
+        job = endless[number % len(endless)]
+        out.append(Job(job.module, job.args, job.stdin, max_steps=int(limit)))
+    return out
+
+
+def job_list(engine: LanesEngine) -> None:
+    """Runs the list and prints what it took."""
+    last: list[Progress] = []
+    jobs = varied(_JOBS.value)
+    scheduler = Scheduler(engine, jobs, Options(lanes=_BATCH_LANES.value), last.append)
+    steps = np.array([result.steps for result in scheduler.run()])
+    progress = scheduler.progress()
+    print(
+        f"{len(jobs):,} jobs of {steps.min():,} to {steps.max():,} steps (median "
+        f"{np.median(steps):,.0f}) on {max(p.lanes for p in last)} lanes: {progress.steps:,} steps "
+        f"in {progress.seconds:.1f} s, {progress.rate:,.0f} steps/s, {progress.useful:.1%} of "
+        f"lane-steps useful, compilation {progress.compile_seconds:.1f} s"
+    )
+    print(json.dumps({"useful": progress.useful, "steps_per_second": progress.rate}))
+
+
+if __name__ == "__main__":
+    app.run(main)
