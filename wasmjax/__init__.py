@@ -5,9 +5,30 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wasmjax.vm import Exit, Instance, Machine, OutOfSteps, Result, Trap, load
+    from wasmjax.vm import (
+        Exit,
+        Instance,
+        Job,
+        JobResult,
+        Machine,
+        OutOfSteps,
+        Result,
+        Trap,
+        load,
+    )
 
-__all__ = ["Exit", "Instance", "Machine", "OutOfSteps", "Result", "Trap", "__version__", "load"]
+__all__ = [
+    "Exit",
+    "Instance",
+    "Job",
+    "JobResult",
+    "Machine",
+    "OutOfSteps",
+    "Result",
+    "Trap",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -34,7 +34,7 @@ def batch(args: argparse.Namespace) -> int:
         raise Refused(
             f"{args.config}: made for a {config.platform}, here is {jax.default_backend()}"
         )
-    with refusing(args.output), _output(args) as output:
+    with refusing(args.jobs), _output(args) as output:
         return _run(args, config, machine, jobs, output)
 
 
