@@ -288,7 +288,7 @@ def test_only_needed_library_functions_are_linked():
         ),
         (
             "(global i32 (i32.const 0))" * 1010, UnsupportedError,
-            "unsupported: 1010 globals and 0 passive data segments, more than the machine's 1007"
+            "unsupported: 1010 globals and passive segments, more than the machine's 1007"
             " (global count)",
         ),
         (
@@ -311,7 +311,7 @@ def test_refusals(fields, error, message):
 
 def test_too_many_instructions(monkeypatch):
     small = dataclasses.replace(WASM, code_limit=1000)
-    monkeypatch.setattr("wasmjax.wasm.lower.WASM", small)
+    monkeypatch.setattr("wasmjax.wasm.add.WASM", small)
     module = load_bytes(compile_wat(f"(module (func {'(drop (i32.const 1))' * 998}))"))
     assert len(lower(module).program.instructions) == 1000
     module = load_bytes(compile_wat(f"(module (func {'(drop (i32.const 1))' * 999}))"))
@@ -622,7 +622,7 @@ def test_unsupported_operators_trap_when_reached():
     machine = Machine(compile_wat(text))
     assert machine.invoke("f", 0) == [0x40400000]
     assert machine.invoke("f", 1) == Trap("not yet supported: f32.neg")
-    assert machine.invoke("g") == Trap("not yet supported: table.copy")
+    assert machine.invoke("g") == []
 
 
 def test_call_depth():

@@ -121,6 +121,7 @@ class Instance:
         size = self.memory_pages * layout.PAGE
         if offset < 0 or length < 0 or offset + length > size:
             raise IndexError(f"bytes {offset}..{offset + length} of a memory of {size} bytes")
+        offset += self.lowered.memory_base * layout.PAGE
         first = offset // 8
         words = self._read("mem8", np.arange(first, -(-(offset + length) // 8)) * 8)
         return words.astype("<u8").tobytes()[offset - 8 * first :][:length]
@@ -128,7 +129,7 @@ class Instance:
     @property
     def memory_pages(self) -> int:
         """Current size of the memory in 64-KiB pages."""
-        return self.slots(layout.MEMORY_PAGES_SLOT, 1)[0]
+        return self.slots(layout.MEMORY_PAGES_SLOT, 1)[0] - self.lowered.memory_base
 
     def global_value(self, name: str) -> int:
         """The value of an exported global, signed; floating point as raw bits.

@@ -156,14 +156,15 @@ class Assembled:
     tables: tuple[int, ...]
 
 
-def assemble(codes: Sequence[Code], table_base: int) -> Assembled:
+def assemble(codes: Sequence[Code], table_base: int, first: int = 0) -> Assembled:
     """Places the codes one after the other and resolves their labels.
 
     Args:
-      codes: every function's code.
+      codes: every function's code; other code that they refer to has been placed before.
       table_base: first free index of the table space, in which the jump tables must fit.
+      first: index of the first instruction.
     """
-    base = 0
+    base = first
     for code in codes:
         code.base = base
         base += len(code.drafts)
@@ -171,7 +172,7 @@ def assemble(codes: Sequence[Code], table_base: int) -> Assembled:
     out: list[Instruction] = []
     for code in codes:
         for draft in code.drafts:
-            out.append(_resolve(draft, len(out), table_base + len(tables)))
+            out.append(_resolve(draft, first + len(out), table_base + len(tables)))
             tables += [label.index() for label in draft.table]
     return Assembled(tuple(out), tuple(tables))
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
-from wasmjax.machine.program import NO_DESTINATION, NOWHERE, Slot
+from wasmjax.machine.program import NO_DESTINATION, NOWHERE, Slot, table_aux
 from wasmjax.wasm import division, layout, operators
-from wasmjax.wasm.assemble import Code, Draft, Label
+from wasmjax.wasm.assemble import TABLE_SPACE, Code, Draft, Label
 from wasmjax.wasm.frames import (
     Frame,
     block_type,
@@ -24,13 +24,12 @@ from wasmjax.wasm.frames import (
     locals_to_zero,
     number,
 )
-from wasmjax.wasm.scope import Callee, Scope
+from wasmjax.wasm.scope import Callee, Scope, TablePlace
 from wasmjax.wasm.types import Function, FuncType, Immediate, MemArg
 
 Immediates = tuple[Immediate, ...]
 
 _MEMORY_BYTES = WASM.memory_pages * layout.PAGE
-_PAGES = Slot("abs", layout.MEMORY_PAGES_SLOT)
 _LIMITS = Slot("abs", layout.LIMITS_SLOT)
 
 
@@ -159,14 +158,16 @@ class BodyLowering:
         access = (operators.LOADS if loads else operators.STORES)[name]
         memarg = immediates[0]
         assert isinstance(memarg, MemArg)
-        if memarg.offset + access.size > _MEMORY_BYTES:
+        memory = self._scope.memory()
+        aux, end = memory.base * layout.PAGE + memarg.offset, Slot("abs", memory.end_slot)
+        if aux + access.size > _MEMORY_BYTES:
             self._trap(isa.TRAP["out of bounds memory access"])
             return
         top, below = self._at(self._height - 1), self._at(self._height - 2)
         if loads:
-            self._push(access.op, 1, a=top, c=_PAGES, aux=memarg.offset)
+            self._push(access.op, 1, a=top, c=end, aux=aux)
         else:
-            self._emit(access.op, self._height - 2, a=below, b=top, c=_PAGES, aux=memarg.offset)
+            self._emit(access.op, self._height - 2, a=below, b=top, c=end, aux=aux)
 
     def _divide(self, name: str, divisor: int) -> bool:
         """Divides by a constant that was not pushed, if that takes no trap."""
@@ -211,7 +212,12 @@ class BodyLowering:
         self._emit("move", self._height - pops, d=to, b=self._at(self._height - 1))
 
     def _memory_size(self, immediates: Immediates) -> None:
-        self._push("move", 0, b=_PAGES)
+        memory = self._scope.memory()
+        end = Slot("abs", memory.end_slot)
+        if memory.base:
+            self._push("i32.sub", 0, a=end, b=NOWHERE, imm=memory.base)
+        else:
+            self._push("move", 0, b=end)
 
     def _memory_init(self, immediates: Immediates) -> None:
         slot = self._scope.segment_slot(number(immediates))
@@ -220,6 +226,21 @@ class BodyLowering:
 
     def _data_drop(self, immediates: Immediates) -> None:
         slot = self._scope.segment_slot(number(immediates))
+        if slot is not None:
+            self._emit("move", self._height, d=Slot("abs", slot), b=NOWHERE)
+
+    def _table_init(self, immediates: Immediates) -> None:
+        slot = self._scope.element_slot(number(immediates))
+        self._push("move", 0, b=NOWHERE if slot is None else Slot("abs", slot))
+        self._push("move", 0, b=NOWHERE, imm=self._scope.table().size)
+        self._call(self._scope.table_library("table.init"))
+
+    def _table_copy(self, immediates: Immediates) -> None:
+        self._push("move", 0, b=NOWHERE, imm=self._scope.table().size)
+        self._call(self._scope.table_library("table.copy"))
+
+    def _elem_drop(self, immediates: Immediates) -> None:
+        slot = self._scope.element_slot(number(immediates))
         if slot is not None:
             self._emit("move", self._height, d=Slot("abs", slot), b=NOWHERE)
 
@@ -241,6 +262,11 @@ class BodyLowering:
 
     def _call_indirect(self, immediates: Immediates) -> None:
         type_ = self._scope.type_at(number(immediates))
+        table = self._scope.table()
+        last = table.size  # base 0; the element at index `size` traps
+        if table.address is not None:
+            self._element(table, table.address)
+            last = TABLE_SPACE - 1
         index = self._at(self._height - 1)
         # The callee's locals are not known here: its indirect entry makes room for them.
         self._transfer(
@@ -249,9 +275,22 @@ class BodyLowering:
             self._height - 1 - len(type_.params),
             header_offset(type_) + 1,
             a=index,
-            aux=self._scope.table_size(),  # base 0; the element at index `size` traps
+            aux=table_aux(0, last),
             type_id=self._scope.type_id(type_),
         )
+
+    def _element(self, table: TablePlace, address: int) -> None:
+        """Replaces the element index on the stack by the table space index that it holds."""
+        height, index = self._height, self._at(self._height - 1)
+        self._push("i32.lt_u", 0, a=index, b=NOWHERE, imm=table.size)
+        inside = Label()
+        self._emit("br_if", height, c=self._at(height), target=inside)
+        self._trap(isa.TRAP["undefined element"])
+        self._code.bind(inside)
+        self._height = self._sp = height
+        self._push("i32.shl", 1, a=self._at(height - 1), b=NOWHERE, imm=2)
+        end = Slot("abs", table.end_slot)
+        self._push("i32.load", 1, a=self._at(height - 1), c=end, aux=address)
 
     def _transfer(
         self, op: str, type_: FuncType, base: int, frame_size: int, **values: object
@@ -429,4 +468,7 @@ _HANDLERS: dict[str, Callable[[BodyLowering, Immediates], None]] = {
     "memory.size": BodyLowering._memory_size,
     "memory.init": BodyLowering._memory_init,
     "data.drop": BodyLowering._data_drop,
+    "table.init": BodyLowering._table_init,
+    "table.copy": BodyLowering._table_copy,
+    "elem.drop": BodyLowering._elem_drop,
 }

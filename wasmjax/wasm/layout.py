@@ -10,9 +10,9 @@ from dataclasses import dataclass
 LIMITS_SLOT = 0
 """Bytes 0 and 1: the call depth at which a call traps; bytes 2 and 3: the sp at which it does."""
 MEMORY_PAGES_SLOT = 1
-"""Current size of the memory, in pages."""
+"""Where the (first) memory ends, in pages of the byte space."""
 MEMORY_MAX_SLOT = 2
-"""Pages up to which the memory may grow."""
+"""Up to where it may grow."""
 CLOCK_SLOT = 10
 """Nanoseconds that the clock shows."""
 RANDOM_SLOT = 11

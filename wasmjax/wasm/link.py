@@ -6,6 +6,7 @@ the module's memory, one space of instructions and one numbering of function typ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wasmjax.machine import isa
@@ -13,9 +14,20 @@ from wasmjax.machine.config import WASM
 from wasmjax.wasm import layout, runtime
 from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.body import BodyLowering
-from wasmjax.wasm.frames import Frame
-from wasmjax.wasm.scope import Callee
-from wasmjax.wasm.types import ExternKind, Function, FuncType, Import, Module
+from wasmjax.wasm.frames import Frame, number
+from wasmjax.wasm.scope import Callee, MemoryPlace, TablePlace
+from wasmjax.wasm.types import (
+    ConstExpr,
+    ExternKind,
+    Function,
+    FuncType,
+    GlobalType,
+    Import,
+    Module,
+)
+
+FIRST_MEMORY = MemoryPlace(0, layout.MEMORY_PAGES_SLOT, layout.MEMORY_MAX_SLOT)
+"""The memory of a program that has one."""
 
 _CODE_LIMIT = 255 - isa.UNSUPPORTED_BASE
 
@@ -57,14 +69,44 @@ class Linked:
         return Callee(self.function.type, self.frame.size, self.entry)
 
 
-class Unit:
-    """A module of the program: what its indices mean (`scope.Scope`).
+@dataclass(frozen=True, slots=True)
+class GlobalPlace:
+    """Where a global lies.
 
-    Raises:
-      LinkError: if an import cannot be supplied.
+    Attributes:
+      slot: its slot. type: its type. value: its bits, if it is immutable and has been initialised.
     """
 
-    def __init__(self, store: Store, name: str, module: Module):
+    slot: int
+    type: GlobalType
+    value: int | None = None
+
+
+External = Linked | str | GlobalPlace | MemoryPlace | TablePlace
+"""What an import is supplied with; a function that is a single machine step is a string."""
+
+
+class Unit:
+    """An instance of a module: what its indices mean (`scope.Scope`).
+
+    Args:
+      store: the program. name: of a runtime module; "" for others.
+      module: the module. imports: what its imports are supplied with, in order.
+      first_slot: slot of its first own global.
+      memory, table: its own, if it defines them. pages: size of its memory as it is added.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        module: Module,
+        imports: Sequence[External],
+        first_slot: int = layout.GLOBALS_BASE,
+        memory: MemoryPlace | None = None,
+        table: TablePlace | None = None,
+        pages: int = 0,
+    ):
         self.name = name
         self.module = module
         self._store = store
@@ -72,31 +114,26 @@ class Unit:
         exports = (export for export in module.exports if export.kind is ExternKind.FUNC)
         self._names = {export.index: export.name for export in exports}
         self._names |= dict(module.function_names)
-        self._table = module.table_type()
-        self._functions: list[Callee | Linked | str] = []
-        self._globals: list[int] = []
-        for import_ in module.imports:
-            self._supply(import_)
+        self._functions = [item for item in imports if isinstance(item, Linked | str)]
+        self._globals = [item for item in imports if isinstance(item, GlobalPlace)]
+        self._memory = next((item for item in imports if isinstance(item, MemoryPlace)), memory)
+        self._table = next((item for item in imports if isinstance(item, TablePlace)), table)
         self._n_imported_functions = len(self._functions)
-        self._globals += range(layout.GLOBALS_BASE, layout.GLOBALS_BASE + len(module.globals))
+        self.initial_pages = pages
+        self._n_imported_globals = len(self._globals)
+        for slot, global_ in enumerate(module.globals, first_slot):
+            value = None if global_.type.mutable else self.constant(global_.init)
+            self._globals.append(GlobalPlace(slot, global_.type, value))
+        self._segment_slots: dict[int, int] = {}
+        self._element_slots: dict[int, int] = {}
 
-    def _supply(self, import_: Import) -> None:
-        is_library = self.name in runtime.LIBRARIES
-        if is_library and import_.module == runtime.PSEUDO_MODULE:
-            if import_.kind is ExternKind.FUNC:
-                self._functions.append(runtime.PRIMITIVES.get(import_.name, import_.name))
-            elif import_.kind is ExternKind.GLOBAL:
-                self._globals.append(layout.hidden_slot(import_.name))
-            return
-        if import_.kind is not ExternKind.FUNC or import_.module not in runtime.WASI_MODULES:
-            raise LinkError(import_)
-        index = runtime.library("wasi").functions.get(import_.name)
-        if index is None:
-            raise LinkError(import_)
-        linked = self._store.unit("wasi").linked(index)
-        if linked.function.type != import_.type:
-            raise LinkError(import_, "incompatible import type")
-        self._functions.append(linked)
+    def constant(self, expression: ConstExpr) -> int:
+        """A constant expression's value. Globals it gets are imported, hence known."""
+        if expression.name != "global.get":
+            return number(expression.immediates)
+        value = self._globals[number(expression.immediates)].value
+        assert value is not None, "an imported global of a constant expression is immutable"
+        return value
 
     def linked(self, index: int) -> Linked:
         """A function that is code, by its index; it becomes part of the program."""
@@ -120,7 +157,15 @@ class Unit:
     def library(self, name: str) -> Callee:
         library = runtime.find(name)
         assert library is not None, name
-        return self._store.unit(library.name).linked(library.functions[name]).callee
+        unit = self._store.library(library.name, self._memory)
+        return unit.linked(library.functions[name]).callee
+
+    def table_library(self, name: str) -> Callee:
+        library, table = runtime.find(name), self.table()
+        assert library is not None and table.address is not None, name
+        # A table in bytes is the memory that the routine works on.
+        region = MemoryPlace(table.address // layout.PAGE, table.end_slot, table.end_slot)
+        return self._store.library(library.name, region).linked(library.functions[name]).callee
 
     def type_at(self, index: int) -> FuncType:
         return self.module.types[index]
@@ -129,49 +174,99 @@ class Unit:
         return self._store.type_id(type_)
 
     def global_slot(self, index: int) -> int:
+        return self._globals[index].slot
+
+    def global_place(self, index: int) -> GlobalPlace:
         return self._globals[index]
 
     def segment_slot(self, index: int) -> int | None:
         if self.module.data[index].offset is not None:
             return None
-        first = layout.GLOBALS_BASE + len(self.module.globals)
-        return first + self._store.segment(index)
+        if index not in self._segment_slots:
+            self._segment_slots[index] = self._store.new_slot()
+        return self._segment_slots[index]
 
-    def table_size(self) -> int:
-        return self._table.limits.min if self._table else 0
+    def element_slot(self, index: int) -> int | None:
+        if self.module.elements[index].offset is not None:
+            return None
+        if index not in self._element_slots:
+            self._element_slots[index] = self._store.new_slot()
+        return self._element_slots[index]
+
+    @property
+    def element_segments(self) -> dict[int, int]:
+        """Passive element segments that the code refers to: index -> slot."""
+        return self._element_slots
+
+    @property
+    def own_globals(self) -> list[GlobalPlace]:
+        """The globals it defines."""
+        return self._globals[self._n_imported_globals :]
+
+    @property
+    def segments(self) -> dict[int, int]:
+        """Passive data segments that the code refers to: index -> slot."""
+        return self._segment_slots
+
+    def memory(self) -> MemoryPlace:
+        assert self._memory is not None, "valid code without a memory does not ask for it"
+        return self._memory
+
+    def table(self) -> TablePlace:
+        return TablePlace(0) if self._table is None else self._table
+
+    @property
+    def own_memory(self) -> MemoryPlace | None:
+        """The memory it has, imported or its own."""
+        return self._memory
 
     def unsupported_code(self, name: str) -> int:
         return self._store.unsupported_code(name)
 
 
 class Store:
-    """The functions of a program under construction.
+    """The functions of a program under construction, and the slots it uses.
+
+    Args:
+      next_slot: the first slot that nothing has yet.
 
     Attributes:
       functions: all functions found so far, in the order of their code.
-      segments: passive data segments that the code refers to, by their index in the module.
       unsupported: names behind the trap codes from `isa.UNSUPPORTED_BASE` on.
+      next_slot: see above.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, next_slot: int = layout.GLOBALS_BASE) -> None:
         self.functions: list[Linked] = []
-        self.segments: list[int] = []
         self.unsupported: list[str] = []
-        self._units: dict[str, Unit] = {}
-        self._by_place: dict[tuple[str, int], Linked] = {}
+        self.next_slot = next_slot
+        self._n_lowered = 0
+        self._libraries: dict[tuple[str, MemoryPlace | None], Unit] = {}
+        self._by_place: dict[tuple[int, int], Linked] = {}
+        self._units: list[Unit] = []  # keeps their ids their own
         self._type_ids: dict[FuncType, int] = {}
 
-    def unit(self, name: str) -> Unit:
-        """A library as a part of this program."""
-        if name not in self._units:
-            self._units[name] = Unit(self, name, runtime.library(name).module)
-        return self._units[name]
+    def library(self, name: str, memory: MemoryPlace | None) -> Unit:
+        """A runtime module as a part of this program, working on a memory."""
+        module = runtime.library(name).module
+        uses_memory = any(import_.kind is ExternKind.MEMORY for import_ in module.imports)
+        key = name, memory if uses_memory else None
+        if key not in self._libraries:
+            imports = [_pseudo(import_, memory) for import_ in module.imports]
+            self._libraries[key] = Unit(self, name, module, imports)
+        return self._libraries[key]
+
+    def new_slot(self) -> int:
+        """A slot of its own."""
+        self.next_slot += 1
+        return self.next_slot - 1
 
     def linked(self, unit: Unit, function: Function, position: int, name: str) -> Linked:
         """The function at a position among a unit's own."""
-        place = unit.name, position
+        place = id(unit), position
         linked = self._by_place.get(place)
         if linked is None:
+            self._units.append(unit)
             frame = Frame(function.type, len(function.locals))
             if frame.size > WASM.frame_limit:
                 frame = Frame(function.type, 0)
@@ -184,12 +279,6 @@ class Store:
         """Equal types have equal ids, which start at 1."""
         return self._type_ids.setdefault(type_, len(self._type_ids) + 1)
 
-    def segment(self, index: int) -> int:
-        """The position in `segments` of a passive data segment."""
-        if index not in self.segments:
-            self.segments.append(index)
-        return self.segments.index(index)
-
     def unsupported_code(self, name: str) -> int:
         """The trap code that says `name` is not yet supported."""
         if name not in self.unsupported:
@@ -200,10 +289,13 @@ class Store:
             self.unsupported.append(name)
         return isa.UNSUPPORTED_BASE + self.unsupported.index(name)
 
-    def lower_all(self) -> None:
-        """Lowers every function, those found on the way included."""
-        for linked in self.functions:  # grows
-            self._lower(linked)
+    def lower_all(self) -> list[Linked]:
+        """Lowers every function that has not been, those found on the way included."""
+        first = self._n_lowered
+        while self._n_lowered < len(self.functions):
+            self._n_lowered += 1
+            self._lower(self.functions[self._n_lowered - 1])
+        return self.functions[first:]
 
     def _lower(self, linked: Linked) -> None:
         frame, code = linked.frame, linked.code
@@ -231,3 +323,36 @@ def indirect_entry(linked: Linked) -> Label:
     if linked.indirect is None:
         linked.indirect = Label() if linked.frame.n_locals else linked.entry
     return linked.indirect
+
+
+def _pseudo(import_: Import, memory: MemoryPlace | None) -> External:
+    """What supplies a runtime module's import, for a program's memory."""
+    if import_.kind is ExternKind.FUNC:
+        return runtime.PRIMITIVES.get(import_.name, import_.name)
+    if import_.kind is ExternKind.GLOBAL:
+        if memory is not None and import_.name in ("memory_pages", "memory_max"):
+            slot = memory.end_slot if import_.name == "memory_pages" else memory.max_slot
+        else:
+            slot = layout.hidden_slot(import_.name)
+        assert isinstance(import_.type, GlobalType)
+        return GlobalPlace(slot, import_.type)
+    assert memory is not None
+    return memory
+
+
+def wasi_import(store: Store, import_: Import, memory: MemoryPlace | None) -> Linked:
+    """The function that supplies an import of WASI.
+
+    Raises:
+      LinkError: if it is no function of WASI, or of another type.
+    """
+    if import_.kind is not ExternKind.FUNC or import_.module not in runtime.WASI_MODULES:
+        raise LinkError(import_)
+    index = runtime.library("wasi").functions.get(import_.name)
+    if index is None:
+        raise LinkError(import_)
+    # Without a memory of its own a module's pointers mean nothing: every access is out of bounds.
+    linked = store.library("wasi", memory or FIRST_MEMORY).linked(index)
+    if linked.function.type != import_.type:
+        raise LinkError(import_, "incompatible import type")
+    return linked

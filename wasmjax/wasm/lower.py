@@ -10,21 +10,31 @@ and stdin are added by each `lower`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import Instruction, Program, Slot, TableEntry
 from wasmjax.wasm import layout
-from wasmjax.wasm.assemble import TABLE_SPACE, assemble
+from wasmjax.wasm.add import (
+    NULL_ENTRY,
+    TABLE_CHANGES,
+    Counters,
+    FunctionEntry,
+    InstantiationError,
+    add,
+    function_entry,
+    image_words,
+    memory_limits,
+    table_pages,
+    table_size,
+)
 from wasmjax.wasm.errors import UnsupportedError
-from wasmjax.wasm.frames import header_offset, number
-from wasmjax.wasm.link import Linked, LinkError, Store, Unit, indirect_entry
-from wasmjax.wasm.types import ConstExpr, ExternKind, FuncType, Module, ValType
+from wasmjax.wasm.link import FIRST_MEMORY, LinkError, Store, Unit, wasi_import
+from wasmjax.wasm.scope import TablePlace
+from wasmjax.wasm.types import ExternKind, Module, ValType
 
 __all__ = [
     "FunctionEntry",
@@ -42,35 +52,13 @@ DEFAULT_GROWTH = 256
 """Pages by which a memory may grow, unless its own maximum or `max_pages` say otherwise."""
 
 
-class InstantiationError(RuntimeError):
-    """The module's data or elements do not fit its memory or table; the message is the trap's."""
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionEntry:
-    """What an invocation needs to know of a function (see `machine.program.invocation`).
-
-    Attributes:
-      name: for messages.
-      type: its type.
-      entry: instruction index of its direct entry.
-      header: slots between the frame's start and its header.
-      frame_size: slots from the frame's start to the operand stack.
-    """
-
-    name: str
-    type: FuncType
-    entry: int
-    header: int
-    frame_size: int
-
-
 @dataclass(frozen=True, slots=True)
 class LoweredCode:
     """What depends on the module alone; see `Lowered` and `machine.program.Program`.
 
     Attributes:
       segments: passive data segments that the code refers to, slot -> bytes.
+      memory_base: first page of the memory in the byte space.
       pages: initial size of the memory.
       max_pages: its declared maximum, if it has one.
     """
@@ -87,6 +75,7 @@ class LoweredCode:
     global_exports: Mapping[str, tuple[int, ValType]]
     start: FunctionEntry | None
     functions: tuple[FunctionEntry, ...]
+    memory_base: int
     pages: int
     max_pages: int | None
 
@@ -105,6 +94,7 @@ class Lowered:
       global_exports: exported globals by name: slot and type.
       start: the start function, to be invoked before anything else, if there is one.
       functions: every function by ascending entry, runtime library included.
+      memory_base: first page of the memory in the byte space.
     """
 
     program: Program
@@ -112,6 +102,7 @@ class Lowered:
     global_exports: Mapping[str, tuple[int, ValType]]
     start: FunctionEntry | None
     functions: tuple[FunctionEntry, ...]
+    memory_base: int
 
 
 def lower(
@@ -186,8 +177,8 @@ def bind(
         limits.append(code.max_pages)
     slots = {
         layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
-        layout.MEMORY_PAGES_SLOT: code.pages,
-        layout.MEMORY_MAX_SLOT: min(limits),
+        layout.MEMORY_PAGES_SLOT: code.memory_base + code.pages,
+        layout.MEMORY_MAX_SLOT: min(code.memory_base + min(limits), WASM.memory_pages),
         layout.CLOCK_SLOT: clock,
         layout.RANDOM_SLOT: seed,
         **inputs.slots,
@@ -203,141 +194,57 @@ def bind(
         halt=code.halt,
         unsupported=code.unsupported,
     )
-    return Lowered(program, code.exports, code.global_exports, code.start, code.functions)
+    return Lowered(
+        program, code.exports, code.global_exports, code.start, code.functions, code.memory_base
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def lower_code(module: Module) -> LoweredCode:
     """The part of `lower` that depends on the module alone. Raises what `lower` does."""
-    store = Store()
-    unit = Unit(store, "", module)
-    n_imported = len(module.imported(ExternKind.FUNC))
-    for index in range(len(module.functions)):
-        unit.linked(n_imported + index)
-    elements = _elements(module, unit)
-    pages, max_pages = _memory_limits(module)
-    memory = _memory_image(module, pages)
-    store.lower_all()
-    instructions = sum(len(linked.code.drafts) for linked in store.functions) + 1  # and halt
-    _limit("code size", f"{instructions} instructions", instructions, WASM.code_limit)
-    first_segment = layout.GLOBALS_BASE + len(module.globals)
-    stack_base = first_segment + len(store.segments)
-    _limit(
-        "global count",
-        f"{len(module.globals)} globals and {len(store.segments)} passive data segments",
-        stack_base - layout.GLOBALS_BASE,
-        WASM.frame_limit - layout.GLOBALS_BASE,
-    )
-
-    size = max(elements) + 1 if elements else 0  # the sentinel comes last
-    n_targets = sum(len(draft.table) for linked in store.functions for draft in linked.code.drafts)
-    what = f"{size} table elements and {n_targets} br_table targets"
-    _limit("table space", what, size + n_targets, TABLE_SPACE)
-    assembled = assemble([linked.code for linked in store.functions], size)
-    table = {index: _table_entry(store, value) for index, value in elements.items()}
-    table |= {size + k: TableEntry(entry) for k, entry in enumerate(assembled.tables)}
+    store = Store(layout.GLOBALS_BASE + len(module.globals))
+    pages, max_pages = memory_limits(module)
+    memory, table, before = FIRST_MEMORY, TablePlace(table_size(module)), Counters()
+    slots, entries = {}, {}
+    if _changes_table(module):
+        # The table lies below the memory, which may grow.
+        end = store.new_slot()
+        memory = dataclasses.replace(memory, base=table_pages(table.size))
+        table, before = TablePlace(table.size, 0, end), Counters(table=1)
+        slots[end], entries[0] = memory.base, NULL_ENTRY
+    own = None if module.memory is None else memory
+    imports = [wasi_import(store, import_, own) for import_ in module.imports]
+    unit = Unit(store, "", module, imports, layout.GLOBALS_BASE, own, table, pages)
+    added = add(store, unit, before)
+    stack_base = store.next_slot
     halt = Instruction("halt", b=Slot("abs", stack_base), note="halt")
     exports, global_exports = {}, {}
     for export in module.exports:
         if export.kind is ExternKind.FUNC:
-            exports[export.name] = _entry(unit.linked(export.index), export.name)
+            exports[export.name] = function_entry(unit.linked(export.index), export.name)
         elif export.kind is ExternKind.GLOBAL:
             type_ = module.all_global_types()[export.index].type
             global_exports[export.name] = unit.global_slot(export.index), type_
-    start = None if module.start is None else _entry(unit.linked(module.start))
+    start = None if module.start is None else function_entry(unit.linked(module.start))
     return LoweredCode(
-        instructions=(*assembled.instructions, halt),
-        globals={layout.GLOBALS_BASE + k: _constant(g.init) for k, g in enumerate(module.globals)},
-        memory=memory,
-        table=table,
-        segments={first_segment + k: module.data[i].init for k, i in enumerate(store.segments)},
+        instructions=(*added.instructions, halt),
+        globals=slots | added.globals,
+        memory=image_words(added.writes),
+        table=entries | added.table,
+        segments=added.segments,
         stack_base=stack_base,
-        halt=len(assembled.instructions),
+        halt=len(added.instructions),
         unsupported=tuple(store.unsupported),
         exports=exports,
         global_exports=global_exports,
         start=start,
-        functions=tuple(_entry(linked) for linked in store.functions),
+        functions=tuple(function_entry(linked) for linked in added.functions),
+        memory_base=memory.base,
         pages=pages,
         max_pages=max_pages,
     )
 
 
-def _entry(linked: Linked, name: str | None = None) -> FunctionEntry:
-    type_ = linked.function.type
-    return FunctionEntry(
-        linked.name if name is None else name,
-        type_,
-        linked.entry.index(),
-        header_offset(type_),
-        linked.frame.size,
-    )
-
-
-def _constant(expression: ConstExpr) -> int:
-    """A constant expression's value. Globals cannot be imported, so it is a number."""
-    assert expression.name != "global.get"
-    return number(expression.immediates)
-
-
-def _elements(module: Module, unit: Unit) -> dict[int, Linked | str]:
-    """Table elements: functions, or the trap that a call of this element is. One more than the
-    table has, for indices beyond it."""
-    type_ = module.table_type()
-    if type_ is None:
-        return {}
-    size = type_.limits.min
-    _limit("table size", f"a table of {size} elements", size, WASM.table_limit)
-    elements: dict[int, Linked | str] = dict.fromkeys(range(size), "uninitialized element")
-    elements[size] = "undefined element"
-    for segment in module.elements:
-        if segment.offset is None:
-            continue
-        offset = _constant(segment.offset)
-        if offset + len(segment.init) > size:
-            raise InstantiationError("out of bounds table access")
-        for index, function in enumerate(segment.init, offset):
-            if function is None:
-                elements[index] = "uninitialized element"
-            else:
-                elements[index] = linked = unit.linked(function)
-                indirect_entry(linked)
-    return elements
-
-
-def _table_entry(store: Store, element: Linked | str) -> TableEntry:
-    if isinstance(element, str):
-        return TableEntry(0, 0, isa.TRAP[element])
-    return TableEntry(
-        indirect_entry(element).index(),
-        store.type_id(element.function.type),
-        isa.TRAP["indirect call type mismatch"],
-    )
-
-
-def _memory_limits(module: Module) -> tuple[int, int | None]:
-    type_ = module.memory_type()
-    if type_ is None:
-        return 0, 0
-    pages = type_.limits.min
-    _limit("memory size", f"a memory of {pages} pages", pages, WASM.memory_pages)
-    return pages, type_.limits.max
-
-
-def _limit(name: str, what: str, count: int, most: int) -> None:
-    """Refuses a module that exceeds a limit of the machine."""
-    if count > most:
-        raise UnsupportedError(name, f"{what}, more than the machine's {most}")
-
-
-def _memory_image(module: Module, pages: int) -> dict[int, int]:
-    """Non-zero 8-byte words of the active data segments, by byte address."""
-    segments = [(_constant(s.offset), s.init) for s in module.data if s.offset is not None]
-    end = max((offset + len(data) for offset, data in segments), default=0)
-    if end > pages * layout.PAGE:
-        raise InstantiationError("out of bounds memory access")
-    image = bytearray(-(-end // 8) * 8)
-    for offset, data in segments:
-        image[offset : offset + len(data)] = data
-    words = np.frombuffer(image, "<u8")
-    return {8 * int(index): int(words[index]) for index in np.flatnonzero(words)}
+def _changes_table(module: Module) -> bool:
+    bodies = (function.body for function in module.functions)
+    return any(instr.name in TABLE_CHANGES for body in bodies for instr in body)

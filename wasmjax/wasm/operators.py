@@ -84,6 +84,7 @@ _OTHERS = frozenset(
         "unreachable", "block", "loop", "if", "else", "end", "br", "br_if", "br_table", "return",
         "call", "call_indirect", "drop", "select", "local.get", "local.set", "local.tee",
         "global.get", "global.set", "memory.size", "memory.init", "data.drop",
+        "table.init", "table.copy", "elem.drop",
         "i32.eqz", "i64.eqz",
     }
 )  # fmt: skip

@@ -18,6 +18,36 @@ class Callee:
     entry: Label
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryPlace:
+    """Where a memory lies in the machine's byte space.
+
+    Attributes:
+      base: its first page. end_slot: the slot that holds the page after its last one.
+      max_slot: the slot that holds where it may grow to.
+    """
+
+    base: int
+    end_slot: int
+    max_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlace:
+    """Where a table lies.
+
+    Attributes:
+      size: number of elements.
+      address: where its elements lie in the byte space, four bytes each: 0, or 1 + an index of the
+        table space. None: it never changes, and lies in the table space itself, from index 0 on.
+      end_slot: the slot that holds the page after its last byte.
+    """
+
+    size: int
+    address: int | None = None
+    end_slot: int = 0
+
+
 class Scope(Protocol):
     """What a body refers to.
 
@@ -27,9 +57,12 @@ class Scope(Protocol):
 
     def function(self, index: int) -> Callee | str: ...
     def library(self, name: str) -> Callee: ...
+    def table_library(self, name: str) -> Callee: ...
     def type_at(self, index: int) -> FuncType: ...
     def type_id(self, type_: FuncType) -> int: ...
     def global_slot(self, index: int) -> int: ...
     def segment_slot(self, index: int) -> int | None: ...
-    def table_size(self) -> int: ...
+    def element_slot(self, index: int) -> int | None: ...
+    def memory(self) -> MemoryPlace: ...
+    def table(self) -> TablePlace: ...
     def unsupported_code(self, name: str) -> int: ...

@@ -29,6 +29,7 @@ PRIMITIVES: dict[str, str] = {
     "trap_overflow": "integer overflow",
     "trap_invalid_conversion": "invalid conversion to integer",
     "trap_out_of_bounds": "out of bounds memory access",
+    "trap_table_out_of_bounds": "out of bounds table access",
 }
 """Functions of the pseudo-module -> what `body.BodyLowering` makes of a call: one step with the
 value on the stack (`out`, `err`: a byte; `input`: index to byte; `halt`: the exit code), a trap of
@@ -37,7 +38,7 @@ that name, or (`narrow`, from an i64 below 2^32 to that i32) nothing."""
 WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 """Import modules whose functions the library `wasi` supplies."""
 
-LIBRARIES = ("divide", "memory", "wasi")
+LIBRARIES = ("divide", "memory", "table", "wasi")
 """Names of the runtime modules."""
 
 

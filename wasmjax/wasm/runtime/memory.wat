@@ -11,14 +11,15 @@
   (import "wasmjax" "memory_pages" (global $pages (mut i32)))
   (import "wasmjax" "memory_max" (global $max (mut i32)))
 
-  ;; The size of the memory is a hidden global, its contents need no allocation.
+  ;; Where the memory ends and may end is a pair of hidden globals, in pages of the machine's byte
+  ;; space (several memories share it); its contents need no allocation.
   (func (export "memory.grow") (param $delta i32) (result i32)
     (local $old i32)
     ;; max - pages cannot wrap, pages + delta could
     (if (i32.gt_u (local.get $delta) (i32.sub (global.get $max) (global.get $pages)))
       (then (return (i32.const -1))))
-    (local.tee $old (global.get $pages))
-    (global.set $pages (i32.add (local.get $old) (local.get $delta))))
+    (local.tee $old (memory.size))
+    (global.set $pages (i32.add (global.get $pages) (local.get $delta))))
 
   (func (export "memory.copy") (param $to i32) (param $from i32) (param $size i32)
     (local $end_to i32) (local $end_from i32) (local $kept i64)
@@ -30,7 +31,7 @@
                 (local.get $from)
                 (i32.gt_u (local.get $to) (local.get $from))))
             (i64.extend_i32_u (local.get $size)))
-          (i64.extend_i32_u (i32.shl (global.get $pages) (i32.const 16))))
+          (i64.extend_i32_u (i32.shl (memory.size) (i32.const 16))))
       (then (call $trap_out_of_bounds)))
     (if (i32.le_u (local.get $size) (i32.const 16))
       (then
@@ -161,7 +162,7 @@
     (local $end i64) (local $pattern i64)
     (i64.add (i64.extend_i32_u (local.get $to)) (i64.extend_i32_u (local.get $size)))
     (local.tee $end)
-    (if (i64.gt_u (i64.extend_i32_u (i32.shl (global.get $pages) (i32.const 16))))
+    (if (i64.gt_u (i64.extend_i32_u (i32.shl (memory.size) (i32.const 16))))
       (then (call $trap_out_of_bounds)))
     (local.set $pattern
       (i64.mul
@@ -228,7 +229,7 @@
       (then (call $trap_out_of_bounds)))
     (if (i64.gt_u
           (i64.add (i64.extend_i32_u (local.get $to)) (i64.extend_i32_u (local.get $size)))
-          (i64.extend_i32_u (i32.shl (global.get $pages) (i32.const 16))))
+          (i64.extend_i32_u (i32.shl (memory.size) (i32.const 16))))
       (then (call $trap_out_of_bounds)))
     (call $copy_input
       (i32.add
