@@ -541,6 +541,19 @@ OTHERS = {
             ("drop",), ("init", 400, 0, 0), ("init", 400, 0, 1), ("init", 400, 1, 0), ("drop",),
         ],
     ),
+    "tables that change": (
+        """(table 12 funcref) (elem (i32.const 1) $f $g) (elem $passive func $g $f $g)
+        (func $f (result i32) (i32.const 7)) (func $g (result i32) (local i32) (local.get 0))
+        (func (export "copy") (param i32 i32 i32)
+          (table.copy (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "init") (param i32 i32 i32)
+          (table.init $passive (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "drop") (elem.drop $passive))
+        (func (export "call") (param i32) (result i32)
+          (call_indirect (result i32) (local.get 0)))""",
+        [("copy", 5, 0, 4), ("copy", 6, 5, 4), ("copy", 0, 1, 2), ("init", 9, 0, 3), ("drop",)]
+        + [("init", 0, 0, 0)] + [("call", k) for k in range(13)],
+    ),
     "a memory without pages": (
         """(memory (export "memory") 0 1)
         (func (export "f") (param i32) (result i32) (i32.load8_u (local.get 0)))

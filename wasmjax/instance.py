@@ -96,7 +96,7 @@ class Instance:
         """Calls an export; results are raw bits, unsigned. Raises what `call` does."""
         entry = self.function(name)
         results = entry.type.results
-        first = Run(self, entry, argument_bits(entry, args)).value(max_steps)
+        first = self._run(entry, argument_bits(entry, args)).value(max_steps)
         if len(results) < 2:
             return (first,) * len(results)
         base = self.lowered.program.stack_base
@@ -142,12 +142,21 @@ class Instance:
         slot, type_ = self.lowered.global_exports[name]
         return signed(self.slots(slot, 1)[0], type_)
 
-    def _read(self, kind: str, addresses_N: np.ndarray) -> np.ndarray:
+    def _run(self, entry: FunctionEntry, args: Sequence[int]) -> Run:
+        return Run(self, entry, args)
+
+    def _flush(self) -> None:
+        """Makes sure that the cache holds all there is."""
         if self.session.tokens == 0:
-            # Nothing ran yet: an invocation of nothing, which halts at once, fills the cache.
-            halt = self.lowered.program.halt
-            nothing = FunctionEntry("", FuncType((), ()), halt, 0, 1)
-            Run(self, nothing, ()).value(None)
+            self._nothing()
+
+    def _nothing(self) -> None:
+        """An invocation of nothing, which halts at once."""
+        nothing = FunctionEntry("", FuncType((), ()), self.lowered.program.halt, 0, 1)
+        Run(self, nothing, ()).value(None)
+
+    def _read(self, kind: str, addresses_N: np.ndarray) -> np.ndarray:
+        self._flush()
         return read_values(WASM, self.session.stored, kind, addresses_N)
 
     def invoke(self, entry: FunctionEntry, args: Sequence[int]) -> int:
@@ -187,11 +196,23 @@ class Run:
     def tokens(self, max_steps: int | None, keep_all: bool = False) -> Iterator[np.ndarray]:
         """Kept tokens chunk by chunk, int32 [n, F]. Raises EngineError at a machine limit."""
         budget = 2**31 - 1 if max_steps is None else max_steps
-        for steps, kept in self.instance.session.generate(budget, keep_all):
-            self.steps += steps
-            if len(kept):
-                self.last = kept[-1]
-            yield kept
+        start, goes_on = self.steps, True
+        while goes_on:
+            left = budget - (self.steps - start)
+            for steps, kept in self.instance.session.generate(left, keep_all):
+                self.steps += steps
+                if len(kept):
+                    self.last = kept[-1]
+                yield kept
+            goes_on = self._asks_host() and self.answer()
+
+    def answer(self) -> bool:
+        """Answers a request to the host; whether the run goes on."""
+        return False
+
+    def _asks_host(self) -> bool:
+        last = self.last
+        return self.stopped and last is not None and last[_COLUMN["kind"]] == _KINDS["host"]
 
     @property
     def stopped(self) -> bool:
@@ -205,8 +226,12 @@ class Run:
             return None
         if self.last[_COLUMN["kind"]] != _KINDS["trap"]:
             return None
-        unsupported = self.instance.lowered.program.unsupported
-        return trap_message(int(self.last[_COLUMN["code"]]), unsupported)
+        return trap_message(int(self.last[_COLUMN["code"]]), self.unsupported)
+
+    @property
+    def unsupported(self) -> tuple[str, ...]:
+        """Names behind the trap codes of what is not supported."""
+        return self.instance.lowered.program.unsupported
 
     @property
     def exit_code(self) -> int | None:

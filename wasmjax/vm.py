@@ -28,6 +28,7 @@ from wasmjax.machine.config import WASM
 from wasmjax.machine.tokens import columns
 from wasmjax.model.explain import StepExplanation, explain
 from wasmjax.model.transformer import Transformer
+from wasmjax.store import Store
 from wasmjax.wasm.lower import lower
 from wasmjax.wasm.types import Module
 from wasmjax.wasm.validate import load_bytes
@@ -124,6 +125,14 @@ class Machine:
           Trap: if its start function traps. Else what `run` raises.
         """
         return Instance(self.engine, lower(module, **inputs))
+
+    def store(self, **options: Any) -> Store:
+        """A store for several modules that import from each other, or from Python.
+
+        Args:
+          options: those of `wasmjax.store.Store`.
+        """
+        return Store(self.engine, **options)
 
     def trace(self, run: Run, max_steps: int | None = None) -> Iterator[np.ndarray]:
         """Every token of a run, chunk by chunk, int32 [n, F]."""

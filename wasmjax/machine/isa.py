@@ -155,6 +155,7 @@ def _build() -> dict[str, Control]:
     for width in (8, 32, 64):
         ops |= _integer(width)
     ops |= _memory()
+    ops["host"] = _PASS | {"kind": KIND["host"]}  # the value says which function is asked for
     return ops
 
 

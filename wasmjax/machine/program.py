@@ -155,7 +155,8 @@ def _stays(op: str) -> bool:
     """Whether `next` is zero: returns and table jumps emit absolute minus current digits, trap and
     halt stay put."""
     control = isa.OPS[op]
-    return bool(control.get("ret") or control.get("table") or control.get("kind") in isa.STOP_KINDS)
+    ends = control.get("kind") in (isa.KIND["trap"], isa.KIND["halt"])
+    return bool(control.get("ret") or control.get("table") or ends)
 
 
 def write_slot(config: MachineConfig, address: int, value: int, **deltas: int) -> np.ndarray:
@@ -189,7 +190,7 @@ def prompt_code(config: MachineConfig, program: Program) -> np.ndarray:
     segment = _Segments(config, 1 + 256 + len(code) + len(table) + len(memory))
     segment("bos", 1)
     segment("arith", 256).put("row", np.arange(1, 257))
-    _encode_code(segment("code", len(code)), code)
+    _encode_code(segment("code", len(code)), code, 0)
     rows = segment("table", len(table))
     rows.put_digits("a", [index for index, _ in table], 2)
     rows.put_digits("v", [entry.entry for _, entry in table], 3)
@@ -218,6 +219,61 @@ def prompt_inputs(config: MachineConfig, program: Program) -> np.ndarray:
     if end:
         segment.tokens_NxF[len(slots) + len(inputs) :] = end
     return segment.tokens_NxF
+
+
+def prompt_addition(
+    config: MachineConfig,
+    *,
+    first: int,
+    instructions: Sequence[Instruction],
+    table: dict[int, TableEntry],
+    writes: Iterable[tuple[int, bytes]],
+    slots: dict[int, int],
+    first_input: int,
+    inputs: bytes,
+) -> np.ndarray:
+    """Tokens that add a module to a program that has begun, int32 [n_tokens, n_fields].
+
+    Args:
+      first: index of the first instruction. table: entries of the table space, new ones.
+      writes: (address, bytes) of the byte space, in order. slots: values of slots.
+      first_input: address of the first of `inputs` in the input space.
+
+    Raises:
+      ValueError: if something does not fit the machine's fields.
+    """
+    entries, values = sorted(table.items()), sorted(slots.items())
+    pieces = [piece for address, data in writes for piece in _aligned(address, data)]
+    kinds = [(f"mem{len(data)}", address, data) for address, data in pieces]
+    n = len(instructions) + len(entries) + len(kinds) + len(values) + len(inputs)
+    segment = _Segments(config, n)
+    _encode_code(segment("code", len(instructions)), instructions, first)
+    rows = segment("table", len(entries))
+    rows.put_digits("a", [index for index, _ in entries], 2)
+    rows.put_digits("v", [entry.entry for _, entry in entries], 3)
+    rows.put_digits("v", [entry.type_id for _, entry in entries], 2, first=3)
+    rows.put("v5", [entry.code for _, entry in entries])
+    rows = segment("mem8", len(kinds))
+    rows.put("kind", [isa.KIND[kind] for kind, _, _ in kinds])
+    rows.put_digits("a", [address for _, address, _ in kinds], 4)
+    rows.put_digits("v", [int.from_bytes(data, "little") for _, _, data in kinds], 8)
+    rows = segment("slot", len(values))
+    rows.put_digits("a", [address for address, _ in values], 2, config.digit)
+    rows.put_digits("v", [value for _, value in values], config.value_bytes)
+    rows = segment("input", len(inputs))
+    rows.put_digits("a", np.arange(first_input, first_input + len(inputs)), 3)
+    rows.put("v0", np.frombuffer(inputs, np.uint8))
+    return segment.tokens_NxF
+
+
+def _aligned(address: int, data: bytes) -> Iterable[tuple[int, bytes]]:
+    """A write of the byte space in pieces of 8 bytes where it can be, else of 1."""
+    start = 0
+    while start < len(data):
+        at = address + start
+        size = 8 if at % 8 == 0 and len(data) - start >= 8 else 1
+        yield at, data[start : start + size]
+        start += size
 
 
 class _Segments:
@@ -291,16 +347,17 @@ def _all_digits(values_N: Sequence[int] | np.ndarray, count: int, base: int) -> 
     return out
 
 
-def _encode_code(rows: _Rows, code: Sequence[Instruction]) -> None:
-    """What `encode_instruction` makes of each instruction, all at once."""
+def _encode_code(rows: _Rows, code: Sequence[Instruction], first: int) -> None:
+    """What `encode_instruction` makes of each instruction, from index `first` on, all at once."""
     config = rows.config
+    here_N = np.arange(first, first + len(code))
     number = {op: 1 + k for k, op in enumerate(config.instructions)}
     for ins in code:
         if ins.op not in number:
             raise ValueError(f"this machine has no operation '{ins.op}'")
     rows.put("op", [number[ins.op] for ins in code])
     rows.put("dsp", [ins.dsp for ins in code])
-    rows.put_digits("a", np.arange(len(code)), config.address_digits, config.digit)
+    rows.put_digits("a", here_N, config.address_digits, config.digit)
     rows.put_digits("v", [ins.imm for ins in code], config.value_bytes)
     for letter, slots in (
         ("a", [ins.a for ins in code]),
@@ -311,11 +368,11 @@ def _encode_code(rows: _Rows, code: Sequence[Instruction]) -> None:
         rows.put(f"base_{letter}", [_BASES[slot.base] for slot in slots])
         rows.put(f"offset_{letter}", [slot.offset for slot in slots])
 
-    here = _all_digits(np.arange(len(code)), config.ip_digits, config.digit)
+    here = _all_digits(here_N, config.ip_digits, config.digit)
 
     def put_deltas(name: str, goals: Iterable[int | None]) -> None:
         """Distances to instructions; 0 where there is no goal."""
-        targets = [k if goal is None else goal for k, goal in enumerate(goals)]
+        targets = [k if goal is None else goal for k, goal in enumerate(goals, first)]
         there = _all_digits(targets, config.ip_digits, config.digit)
         for k, (there_N, here_N) in enumerate(zip(there, here, strict=True)):
             rows.put(f"{name}{k}", there_N - here_N)
@@ -325,7 +382,7 @@ def _encode_code(rows: _Rows, code: Sequence[Instruction]) -> None:
         "next",
         (
             None if ins.op in stays else k if ins.next is None else ins.next
-            for k, ins in enumerate(code, 1)
+            for k, ins in enumerate(code, first + 1)
         ),
     )
     put_deltas("target", (None if ins.type_id is not None else ins.target for ins in code))

@@ -74,6 +74,7 @@ class Added:
       writes: initial contents of the byte space: (address, bytes), later ones over earlier ones.
       segments: passive segments that the code refers to, slot -> bytes.
       functions: those whose code was added. after: what is used up now.
+      error: why the writes are not complete, if they are not.
     """
 
     instructions: tuple[Instruction, ...]
@@ -83,20 +84,26 @@ class Added:
     segments: dict[int, bytes]
     functions: tuple[Linked, ...]
     after: Counters
+    error: str | None = None
 
 
-def add(store: Store, unit: Unit, before: Counters) -> Added:
+def add(store: Store, unit: Unit, before: Counters, partial: bool = False) -> Added:
     """Lowers a unit and what it reaches.
 
+    Args:
+      before: what the program has used up.
+      partial: a segment that is out of bounds is no error yet, but ends the initial writes
+        (`Added.error`), as in WebAssembly 2.0; elements come before data.
+
     Raises:
-      InstantiationError: if a segment is out of bounds.
+      InstantiationError: if a segment is out of bounds, unless `partial`.
       UnsupportedError: if the program would exceed a limit of the machine.
     """
     module, table = unit.module, unit.table()
     n_imported = len(module.imported(ExternKind.FUNC))
     for index in range(len(module.functions)):
         unit.linked(n_imported + index)
-    elements = _elements(unit, table)
+    elements, error = _elements(unit, table)
     passive = _passive_elements(unit)
     functions = store.lower_all()
     total = before.instructions + sum(len(linked.code.drafts) for linked in functions) + 1
@@ -126,10 +133,15 @@ def add(store: Store, unit: Unit, before: Counters) -> Added:
     entries |= {index: _table_entry(store, linked) for index, linked in references.values()}
     entries |= {assembled_at + k: TableEntry(entry) for k, entry in enumerate(assembled.tables)}
 
-    writes = list(_data(unit))
+    writes = []
     if table.address is not None:
         for index, value in elements.items():
             writes.append((table.address + ELEMENT * index, _reference(references, value)))
+    if error is None:
+        data, error = _data(unit)
+        writes += data
+    if error is not None and not partial:
+        raise InstantiationError(error)
     segments = {slot: module.data[index].init for index, slot in unit.segments.items()}
     for index, slot in unit.element_segments.items():
         segments[slot] = b"".join(_reference(references, value) for value in passive[index])
@@ -147,6 +159,7 @@ def add(store: Store, unit: Unit, before: Counters) -> Added:
             before.instructions + len(assembled.instructions),
             assembled_at + len(assembled.tables),
         ),
+        error=error,
     )
 
 
@@ -211,12 +224,13 @@ def limit(name: str, what: str, count: int, most: int) -> None:
         raise UnsupportedError(name, f"{what}, more than the machine's {most}")
 
 
-def _elements(unit: Unit, table: TablePlace) -> dict[int, Linked | str]:
-    """Table elements: functions, or the trap that a call of this element is. One more than a
-    table in the table space has, for indices beyond it."""
+def _elements(unit: Unit, table: TablePlace) -> tuple[dict[int, Linked | str], str | None]:
+    """Table elements: functions, or the trap that a call of this element is; and what is wrong.
+
+    A table in the table space has one more than its size, for indices beyond it."""
     size, elements = table.size, dict[int, Linked | str]()
     if unit.module.table_type() is None:
-        return {}
+        return {}, None
     if table.address is None:
         elements = dict.fromkeys(range(size), "uninitialized element")
         elements[size] = "undefined element"
@@ -225,10 +239,10 @@ def _elements(unit: Unit, table: TablePlace) -> dict[int, Linked | str]:
             continue
         offset = unit.constant(segment.offset)
         if offset + len(segment.init) > size:
-            raise InstantiationError("out of bounds table access")
+            return elements, "out of bounds table access"
         for index, function in enumerate(segment.init, offset):
             elements[index] = _element(unit, function)
-    return elements
+    return elements, None
 
 
 def _passive_elements(unit: Unit) -> dict[int, list[Linked | str]]:
@@ -244,7 +258,7 @@ def _element(unit: Unit, function: int | None) -> Linked | str:
     if function is None:
         return "uninitialized element"
     linked = unit.linked(function)
-    indirect_entry(linked)
+    indirect_entry(unit.store, linked)
     return linked
 
 
@@ -252,7 +266,7 @@ def _table_entry(store: Store, element: Linked | str) -> TableEntry:
     if isinstance(element, str):
         return TableEntry(0, 0, isa.TRAP[element])
     return TableEntry(
-        indirect_entry(element).index(),
+        indirect_entry(store, element).index(),
         store.type_id(element.function.type),
         isa.TRAP["indirect call type mismatch"],
     )
@@ -264,18 +278,20 @@ def _reference(references: Mapping[int, tuple[int, Linked]], element: Linked | s
     return index.to_bytes(ELEMENT, "little")
 
 
-def _data(unit: Unit) -> list[tuple[int, bytes]]:
-    """Active data segments, as writes of the byte space."""
+def _data(unit: Unit) -> tuple[list[tuple[int, bytes]], str | None]:
+    """Active data segments, as writes of the byte space; and what is wrong."""
     segments = [
         (unit.constant(segment.offset), segment.init)
         for segment in unit.module.data
         if segment.offset is not None
     ]
     if not segments:
-        return []
+        return [], None
     place = unit.memory()
     start, end = place.base * layout.PAGE, unit.initial_pages * layout.PAGE
+    writes: list[tuple[int, bytes]] = []
     for offset, data in segments:
         if offset + len(data) > end:
-            raise InstantiationError("out of bounds memory access")
-    return [(start + offset, data) for offset, data in segments]
+            return writes, "out of bounds memory access"
+        writes.append((start + offset, data))
+    return writes, None

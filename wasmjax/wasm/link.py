@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
+from wasmjax.machine.program import NOWHERE, Slot
 from wasmjax.wasm import layout, runtime
 from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.body import BodyLowering
@@ -44,7 +45,7 @@ class LinkError(ValueError):
         super().__init__(f"{reason}: {self.name} ({import_.kind.value})")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Linked:
     """A function of the program.
 
@@ -54,10 +55,11 @@ class Linked:
       code: its instructions, once `Store.lower_all` has run.
       entry: where a direct call goes.
       indirect: where call_indirect goes; another label only if the frame has locals.
+      unit: what its body refers to; None: its code is complete.
     """
 
     name: str
-    unit: Unit
+    unit: Unit | None
     function: Function
     frame: Frame
     code: Code = field(default_factory=Code)
@@ -90,7 +92,7 @@ class Unit:
     """An instance of a module: what its indices mean (`scope.Scope`).
 
     Args:
-      store: the program. name: of a runtime module; "" for others.
+      store: the program it belongs to. name: of a runtime module; "" for others.
       module: the module. imports: what its imports are supplied with, in order.
       first_slot: slot of its first own global.
       memory, table: its own, if it defines them. pages: size of its memory as it is added.
@@ -109,7 +111,7 @@ class Unit:
     ):
         self.name = name
         self.module = module
-        self._store = store
+        self.store = store
         # for traces: a module without a name section still has the names of its exports
         exports = (export for export in module.exports if export.kind is ExternKind.FUNC)
         self._names = {export.index: export.name for export in exports}
@@ -145,7 +147,7 @@ class Unit:
         name = self._names.get(index, f"func {index}")
         if self.name:
             name = f"{self.name}: {name}"
-        return self._store.linked(self, self.module.functions[position], position, name)
+        return self.store.linked(self, self.module.functions[position], position, name)
 
     def function(self, index: int) -> Callee | str:
         if index < self._n_imported_functions:
@@ -157,7 +159,7 @@ class Unit:
     def library(self, name: str) -> Callee:
         library = runtime.find(name)
         assert library is not None, name
-        unit = self._store.library(library.name, self._memory)
+        unit = self.store.library(library.name, self._memory)
         return unit.linked(library.functions[name]).callee
 
     def table_library(self, name: str) -> Callee:
@@ -165,13 +167,13 @@ class Unit:
         assert library is not None and table.address is not None, name
         # A table in bytes is the memory that the routine works on.
         region = MemoryPlace(table.address // layout.PAGE, table.end_slot, table.end_slot)
-        return self._store.library(library.name, region).linked(library.functions[name]).callee
+        return self.store.library(library.name, region).linked(library.functions[name]).callee
 
     def type_at(self, index: int) -> FuncType:
         return self.module.types[index]
 
     def type_id(self, type_: FuncType) -> int:
-        return self._store.type_id(type_)
+        return self.store.type_id(type_)
 
     def global_slot(self, index: int) -> int:
         return self._globals[index].slot
@@ -183,14 +185,14 @@ class Unit:
         if self.module.data[index].offset is not None:
             return None
         if index not in self._segment_slots:
-            self._segment_slots[index] = self._store.new_slot()
+            self._segment_slots[index] = self.store.new_slot()
         return self._segment_slots[index]
 
     def element_slot(self, index: int) -> int | None:
         if self.module.elements[index].offset is not None:
             return None
         if index not in self._element_slots:
-            self._element_slots[index] = self._store.new_slot()
+            self._element_slots[index] = self.store.new_slot()
         return self._element_slots[index]
 
     @property
@@ -221,7 +223,7 @@ class Unit:
         return self._memory
 
     def unsupported_code(self, name: str) -> int:
-        return self._store.unsupported_code(name)
+        return self.store.unsupported_code(name)
 
 
 class Store:
@@ -275,6 +277,19 @@ class Store:
             self.functions.append(linked)
         return linked
 
+    def host(self, number: int, type_: FuncType, name: str) -> Linked:
+        """A function of the host: asks for it, and returns when its results are in the frame."""
+        frame = Frame(type_, 0)
+        linked = Linked(name, None, Function(0, type_, (), (), 0), frame)
+        linked.indirect = linked.entry
+        linked.code.bind(linked.entry)
+        linked.code.emit(Draft("host", b=NOWHERE, imm=number, note=name))
+        dsp = len(type_.results) - frame.size
+        header = Slot("fp", frame.header)
+        linked.code.emit(Draft("return", b=header, dsp=dsp, note="return"))
+        self.functions.append(linked)
+        return linked
+
     def type_id(self, type_: FuncType) -> int:
         """Equal types have equal ids, which start at 1."""
         return self._type_ids.setdefault(type_, len(self._type_ids) + 1)
@@ -289,6 +304,10 @@ class Store:
             self.unsupported.append(name)
         return isa.UNSUPPORTED_BASE + self.unsupported.index(name)
 
+    def lowered(self, linked: Linked) -> bool:
+        """Whether a function's code is complete."""
+        return linked in self.functions[: self._n_lowered]
+
     def lower_all(self) -> list[Linked]:
         """Lowers every function that has not been, those found on the way included."""
         first = self._n_lowered
@@ -298,6 +317,8 @@ class Store:
         return self.functions[first:]
 
     def _lower(self, linked: Linked) -> None:
+        if linked.unit is None:
+            return
         frame, code = linked.frame, linked.code
         slots = linked.frame.header + 1 + len(linked.function.locals)
         if slots <= WASM.frame_limit:
@@ -318,11 +339,21 @@ class Store:
         code.emit(Draft("trap", aux=trap, note=linked.name))
 
 
-def indirect_entry(linked: Linked) -> Label:
-    """The label that call_indirect goes to. To be asked before the function is lowered."""
+def indirect_entry(store: Store, linked: Linked) -> Label:
+    """The label that call_indirect goes to."""
     if linked.indirect is None:
         linked.indirect = Label() if linked.frame.n_locals else linked.entry
+        if linked.indirect is not linked.entry and store.lowered(linked):
+            store.functions.append(_doorway(linked, linked.indirect))
     return linked.indirect
+
+
+def _doorway(linked: Linked, label: Label) -> Linked:
+    """Code that makes room for the locals of a function that has been lowered already."""
+    door = Linked(f"{linked.name}: locals", None, linked.function, linked.frame, entry=label)
+    door.code.bind(label)
+    door.code.emit(Draft("jump", dsp=linked.frame.n_locals, after=linked.entry, note=door.name))
+    return door
 
 
 def _pseudo(import_: Import, memory: MemoryPlace | None) -> External:

@@ -1,0 +1,463 @@
+"""Several modules in one store: one token sequence, imports and exports, functions of the host.
+
+    store = vm.store()
+    store.define("env", "log", store.function(["i32"], [], print))
+    library = store.instantiate(wasmjax.load("library.wasm"))
+    store.register("library", library)
+    store.instantiate(wasmjax.load("program.wasm")).call("main")
+
+Instantiating a module appends tokens: its code after the code so far, its memory and table in pages
+of the byte space that nothing has, its globals in slots of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from wasmjax.engine.decode import Engine, Session
+from wasmjax.instance import Instance, Run, Trap, argument_bits, signed, value_of
+from wasmjax.machine.config import WASM
+from wasmjax.machine.program import (
+    Instruction,
+    Program,
+    Slot,
+    invocation,
+    prompt_addition,
+    prompt_code,
+    registers,
+    registers_of,
+    write_slot,
+)
+from wasmjax.machine.tokens import token
+from wasmjax.wasm import layout, runtime
+from wasmjax.wasm.add import (
+    NULL_ENTRY,
+    Counters,
+    FunctionEntry,
+    InstantiationError,
+    add,
+    function_entry,
+    limit,
+    memory_limits,
+    table_pages,
+    table_size,
+)
+from wasmjax.wasm.errors import UnsupportedError
+from wasmjax.wasm.link import (
+    External as PlainExternal,
+)
+from wasmjax.wasm.link import (
+    GlobalPlace,
+    Linked,
+    LinkError,
+    Unit,
+    wasi_import,
+)
+from wasmjax.wasm.link import Store as Linker
+from wasmjax.wasm.lower import DEFAULT_CALL_DEPTH, DEFAULT_GROWTH, Lowered
+from wasmjax.wasm.scope import MemoryPlace, TablePlace
+from wasmjax.wasm.types import (
+    ExternKind,
+    FuncType,
+    GlobalType,
+    Import,
+    MemoryType,
+    Module,
+    TableType,
+    ValType,
+)
+
+_STACK_BASE = WASM.frame_limit - 23
+"""First slot of the operand stack: instructions can name slots up to the frame limit."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+    """A memory of a store. maximum: as its type says, or None."""
+
+    place: MemoryPlace
+    maximum: int | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """A table of a store. maximum: as its type says, or None."""
+
+    place: TablePlace
+    maximum: int | None
+
+
+External = Linked | GlobalPlace | Memory | Table
+"""A function, global, memory or table of a store."""
+
+
+class Store:
+    """Instances of modules that may share what they export.
+
+    Args:
+      engine: what runs them.
+      version: "2.0": segments are written one after the other, and an instantiation that fails
+        leaves what was written; "1.0": all bounds are checked before.
+      call_depth: calls that may be active at once.
+      growth: pages by which memories may grow whose maximum is not said.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        version: Literal["1.0", "2.0"] = "2.0",
+        call_depth: int = DEFAULT_CALL_DEPTH,
+        growth: int = DEFAULT_GROWTH,
+    ) -> None:
+        if not 1 <= call_depth < 65536:
+            raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
+        self.engine, self._partial, self._growth = engine, version == "2.0", growth
+        self.session = Session(engine)
+        self.linker = Linker()
+        self._defined: dict[tuple[str, str], External] = {}
+        self._hosts: list[tuple[FuncType, Callable[..., Any]]] = []
+        halt = Instruction("halt", b=Slot("abs", _STACK_BASE), note="halt")
+        slots = {
+            layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
+            **{slot: 0 for slot in range(1, len(layout.HIDDEN_GLOBALS))},
+        }
+        # Instruction 0 is where every invocation returns to; index 0 of the table space is null.
+        first = Program((halt,), {}, {}, {0: NULL_ENTRY}, b"", _STACK_BASE, 0)
+        self._counters = Counters(1, 1)
+        self._pages = 0
+        self._inputs = 0
+        self._pending: list[np.ndarray] = [
+            prompt_code(WASM, first),
+            self._addition(Counters(), (), {}, (), slots, b""),
+        ]
+
+    # -- what modules can import ----------------------------------------------------------
+
+    def register(self, name: str, instance: StoreInstance) -> None:
+        """Makes an instance's exports importable under a module name."""
+        for export, external in instance.exports.items():
+            self._defined[name, export] = external
+
+    def define(self, module: str, name: str, external: External) -> None:
+        """Makes something importable."""
+        self._defined[module, name] = external
+
+    def function(
+        self, params: Sequence[str], results: Sequence[str], function: Callable[..., Any]
+    ) -> Linked:
+        """A function of the host.
+
+        Args:
+          params, results: "i32", "i64", "f32" or "f64" each.
+          function: called with integers (signed; floating point as raw bits), returns what it
+            results in: nothing, one integer or several. It may raise `Trap`; it must not call
+            into the store.
+        """
+        types = FuncType(tuple(map(ValType, params)), tuple(map(ValType, results)))
+        self._hosts.append((types, function))
+        name = getattr(function, "__name__", "host function")
+        return self._placed(self.linker.host(len(self._hosts) - 1, types, name))
+
+    def global_(self, type_: str, bits: int, mutable: bool = False) -> GlobalPlace:
+        """A global of the host."""
+        slot = self._slot()
+        self._pending.append(self._addition(self._counters, (), {}, (), {slot: bits}, b""))
+        value = None if mutable else bits
+        return GlobalPlace(slot, GlobalType(ValType(type_), mutable), value)
+
+    def memory(self, minimum: int, maximum: int | None = None) -> Memory:
+        """A memory of the host, in pages.
+
+        Raises:
+          UnsupportedError: if the machine has no room for it.
+        """
+        most = minimum + self._growth if maximum is None else maximum
+        base = self._take_pages(minimum, most)
+        room = self._pages - base
+        place = MemoryPlace(base, self._slot(), self._slot())
+        slots = {place.end_slot: base + minimum, place.max_slot: base + min(most, room)}
+        self._pending.append(self._addition(self._counters, (), {}, (), slots, b""))
+        return Memory(place, maximum)
+
+    def table(self, size: int, maximum: int | None = None) -> Table:
+        """A table of the host. Raises what `memory` does."""
+        pages = table_pages(size)
+        base = self._take_pages(pages, pages)
+        place = TablePlace(size, base * layout.PAGE, self._slot())
+        slots = {place.end_slot: base + pages}
+        self._pending.append(self._addition(self._counters, (), {}, (), slots, b""))
+        return Table(place, maximum)
+
+    # -- instances ------------------------------------------------------------------------
+
+    def instantiate(self, module: Module) -> StoreInstance:
+        """Adds an instance of a module, and runs its start function.
+
+        Raises:
+          LinkError: if an import is unknown or of another type.
+          InstantiationError: if a segment is out of bounds.
+          UnsupportedError: if the store would exceed a limit of the machine.
+          Trap, Exit: if the start function does. EngineError: at a limit of the machine.
+        """
+        found = [self._supply(import_) for import_ in module.imports]
+        memory = next((item for item in found if isinstance(item, Memory)), None)
+        table = next((item for item in found if isinstance(item, Table)), None)
+        if module.memory is not None:
+            minimum, maximum = memory_limits(module)
+            memory = self.memory(minimum, maximum)
+        if module.table is not None:
+            table = self.table(table_size(module), module.table.limits.max)
+        imports: list[PlainExternal] = []
+        for import_, item in zip(module.imports, found, strict=True):
+            if item is None:
+                place = None if memory is None else memory.place
+                imports.append(wasi_import(self.linker, import_, place))
+            else:
+                imports.append(item.place if isinstance(item, Memory | Table) else item)
+        first_slot = self.linker.next_slot
+        self.linker.next_slot += len(module.globals)
+        what = f"{self.linker.next_slot} globals, memories and segments in the store"
+        limit("global count", what, self.linker.next_slot, _STACK_BASE)
+        unit = Unit(
+            self.linker,
+            "",
+            module,
+            imports,
+            first_slot,
+            None if memory is None else memory.place,
+            None if table is None else table.place,
+            0 if memory is None else self.pages(memory),
+        )
+        added = add(self.linker, unit, self._counters, self._partial)
+        slots = dict(added.globals)
+        inputs = b""
+        for slot, segment in added.segments.items():
+            slots[slot] = (self._inputs + len(inputs)) << 32 | len(segment)
+            inputs += segment
+        tokens = self._addition(
+            self._counters, added.instructions, added.table, added.writes, slots, inputs
+        )
+        self._pending.append(tokens)
+        self._inputs += len(inputs)
+        self._counters = added.after
+        if added.error is not None:
+            raise InstantiationError(added.error)
+        exports: dict[str, External] = {}
+        for export in module.exports:
+            exports[export.name] = self._exported(unit, export.kind, export.index, memory, table)
+        instance = StoreInstance(self, exports, memory)
+        if module.start is not None:
+            StoreRun(instance, function_entry(unit.linked(module.start)), ()).value(None)
+        return instance
+
+    def pages(self, memory: Memory) -> int:
+        """Current size of a memory, in pages."""
+        end = StoreInstance(self, {}, None).slots(memory.place.end_slot, 1)[0]
+        return end - memory.place.base
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def take_pending(self) -> np.ndarray | None:
+        """Tokens that were not fed yet, [n, F]."""
+        tokens = np.concatenate(self._pending) if self._pending else None
+        self._pending = []
+        return tokens
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are tokens that were not fed yet."""
+        return bool(self._pending)
+
+    def host(self, number: int, bits: Sequence[int]) -> list[int]:
+        """Calls a function of the host; its results as unsigned bits."""
+        types, function = self._hosts[number]
+        args = [signed(value, type_) for value, type_ in zip(bits, types.params, strict=True)]
+        result = function(*args)
+        several = result if isinstance(result, tuple | list) else (result,)
+        results = [] if result is None else [*several]
+        entry = FunctionEntry("a host function's results", FuncType(types.results, ()), 0, 0, 0)
+        return argument_bits(entry, results)
+
+    def host_type(self, number: int) -> FuncType:
+        """The type of a function of the host."""
+        return self._hosts[number][0]
+
+    def _slot(self) -> int:
+        return self.linker.new_slot()
+
+    def _take_pages(self, minimum: int, most: int) -> int:
+        """Pages of the byte space: `minimum`, and room to grow to `most` if there is."""
+        base, left = self._pages, WASM.memory_pages - self._pages
+        if minimum > left:
+            what = f"a memory or table of {minimum} pages in a store that has {left} left"
+            raise UnsupportedError("memory size", what)
+        self._pages += max(minimum, min(most, left // 2))
+        return base
+
+    def _placed(self, linked: Linked) -> Linked:
+        """Adds code that needs no module."""
+        unit = Unit(self.linker, "", Module(), ())
+        added = add(self.linker, unit, self._counters)
+        self._pending.append(
+            self._addition(self._counters, added.instructions, added.table, (), {}, b"")
+        )
+        self._counters = added.after
+        return linked
+
+    def _addition(
+        self,
+        counters: Counters,
+        instructions: Sequence[Instruction],
+        table: dict,
+        writes: Iterable[tuple[int, bytes]],
+        slots: dict[int, int],
+        inputs: bytes,
+    ) -> np.ndarray:
+        return prompt_addition(
+            WASM,
+            first=counters.instructions,
+            instructions=instructions,
+            table=table,
+            writes=writes,
+            slots=slots,
+            first_input=self._inputs,
+            inputs=inputs,
+        )
+
+    def _supply(self, import_: Import) -> External | None:
+        """What an import is supplied with; None: WASI.
+
+        Raises:
+          LinkError: if there is nothing, or something of another type.
+        """
+        external = self._defined.get((import_.module, import_.name))
+        if external is None:
+            if import_.module in runtime.WASI_MODULES:
+                return None
+            raise LinkError(import_)
+        if not self._matches(external, import_.type):
+            raise LinkError(import_, "incompatible import type")
+        return external
+
+    def _matches(self, external: External, type_: object) -> bool:
+        if isinstance(external, Linked):
+            return type_ == external.function.type
+        if isinstance(external, GlobalPlace):
+            return type_ == external.type
+        if isinstance(external, Table):
+            if not isinstance(type_, TableType):
+                return False
+            size = external.place.size
+        else:
+            if not isinstance(type_, MemoryType):
+                return False
+            size = self.pages(external)
+        wanted = type_.limits
+        if size < wanted.min:
+            return False
+        most = external.maximum
+        return wanted.max is None or (most is not None and most <= wanted.max)
+
+    def _exported(
+        self, unit: Unit, kind: ExternKind, index: int, memory: Memory | None, table: Table | None
+    ) -> External:
+        if kind is ExternKind.FUNC:
+            return unit.linked(index)
+        if kind is ExternKind.GLOBAL:
+            return unit.global_place(index)
+        external = memory if kind is ExternKind.MEMORY else table
+        assert external is not None
+        return external
+
+
+class StoreInstance(Instance):
+    """An instance in a store. Its methods are those of `Instance`.
+
+    Attributes:
+      exports: what it exports, by name.
+    """
+
+    def __init__(self, store: Store, exports: dict[str, External], memory: Memory | None) -> None:
+        self.store, self.exports, self._memory = store, exports, memory
+        self.engine, self.session = store.engine, store.session
+        program = Program((), {}, {}, {}, b"", _STACK_BASE, 0)
+        functions = {
+            name: function_entry(external, name)
+            for name, external in exports.items()
+            if isinstance(external, Linked)
+        }
+        globals_ = {
+            name: (external.slot, external.type.type)
+            for name, external in exports.items()
+            if isinstance(external, GlobalPlace)
+        }
+        base = 0 if memory is None else memory.place.base
+        self.lowered = Lowered(program, functions, globals_, None, (), base)
+
+    def invoke(self, entry: FunctionEntry, args: Sequence[int]) -> int:
+        """Feeds what is pending and an invocation's tokens; returns how many."""
+        pending = self.store.take_pending()
+        now = registers_of(WASM, self.session.totals)
+        if pending is not None and self.session.tokens == 0:
+            now = registers(WASM, pending)
+        turn = invocation(
+            WASM,
+            self.lowered.program,
+            now,
+            entry=entry.entry,
+            args=args,
+            header=entry.header,
+            frame_size=entry.frame_size,
+        )
+        tokens = turn if pending is None else np.concatenate([pending, turn])
+        self.session.feed(tokens)
+        self.fed = tokens
+        return len(tokens)
+
+    @property
+    def memory_pages(self) -> int:
+        """Current size of the memory in 64-KiB pages."""
+        return 0 if self._memory is None else self.store.pages(self._memory)
+
+    def global_bits(self, name: str) -> int:
+        """The bits of an exported global. Raises KeyError if there is no such global."""
+        external = self.exports[name]
+        if not isinstance(external, GlobalPlace):
+            raise KeyError(f"the module exports no global {name!r}")
+        return self.slots(external.slot, 1)[0]
+
+    def _run(self, entry: FunctionEntry, args: Sequence[int]) -> Run:
+        return StoreRun(self, entry, args)
+
+    def _flush(self) -> None:
+        if self.store.has_pending:
+            self._nothing()
+
+
+class StoreRun(Run):
+    """One invocation in a store: functions of the host are called on the way."""
+
+    instance: StoreInstance
+
+    @property
+    def unsupported(self) -> tuple[str, ...]:
+        return tuple(self.instance.store.linker.unsupported)
+
+    def answer(self) -> bool:
+        store, session = self.instance.store, self.instance.session
+        assert self.last is not None
+        number = value_of(self.last)
+        frame = registers_of(WASM, session.totals).fp
+        type_ = store.host_type(number)
+        results = store.host(number, self.instance.slots(frame, len(type_.params)))
+        tokens = [write_slot(WASM, frame + k, value) for k, value in enumerate(results)]
+        session.feed(np.stack(tokens or [token(WASM)]))
+        return True
+
+
+__all__ = ["Memory", "Store", "StoreInstance", "Table", "Trap"]
