@@ -26,6 +26,7 @@ from wasmjax.batch.capacity import Capacities, Options
 from wasmjax.batch.jobs import Job
 from wasmjax.batch.prepare import Prepared, Preparer
 from wasmjax.batch.schedule import Progress, Scheduler
+from wasmjax.engine.decode import MAX_TOKENS
 from wasmjax.engine.fleet import Capacity, Fleet, lane_bytes
 from wasmjax.engine.lanes import AXIS, LanesEngine
 
@@ -89,7 +90,7 @@ def lanes_rates(engine: LanesEngine, lanes: int) -> None:
     capacities = Capacities(engine, Options())
     rows = tuple(map(max, zip(*(capacities.rows(p.sequence.rows_needed()) for p in ready))))  # noqa: B905
     fleet = Fleet(engine, Capacity(lanes, rows, tuple(16384 for _ in engine.cache.static)))
-    fleet.admit([(p.sequence, 1 << 24) for p in ready])
+    fleet.admit([(p.sequence, MAX_TOKENS - p.sequence.count) for p in ready])
 
     def chunk() -> int:
         fleet.start(_CHUNK.value, lanes)
@@ -169,9 +170,9 @@ def plain_chunk(engine: LanesEngine, prepared: list[Prepared], lanes: int, words
 
 
 def varied(count: int, seed: int = 0) -> list[Job]:
-    """Jobs of 1,000 to 1,000,000 steps, uniform in the logarithm, over the examples' mix."""
+    """Jobs of 200 to 200,000 steps, uniform in the logarithm, over the examples' mix."""
     rng = np.random.default_rng(seed)
-    limits = np.rint(10 ** rng.uniform(3, 6, count)).astype(int)
+    limits = np.rint(200 * 10 ** rng.uniform(0, 3, count)).astype(int)
     endless = [
         Job(EXAMPLES / "sudoku.wasm", (), SUDOKU * 8),
         Job(EXAMPLES / "sha256.wasm", ("100",), b"abc"),

@@ -22,7 +22,7 @@ _LEAST_ROWS = 1024, 32768
 """Rows of the smallest lanes: stack slots, and memory words (256 KiB)."""
 _FEWEST = 8
 _FACTOR = 4
-"""Rows and lanes come in powers of 4 of the smallest, so that few shapes are compiled."""
+"""Rows come in powers of 4 of the smallest, lanes in powers of 2: few shapes are compiled."""
 _POOL_ROWS = 16384
 
 Rows = tuple[int, ...]
@@ -96,7 +96,7 @@ class Capacities:
             )
         per_device = _FEWEST
         while per_device < min(target, fit) and per_device * devices < jobs:
-            per_device *= _FACTOR
+            per_device *= 2
         return min(per_device, target, fit) * devices
 
 

@@ -30,6 +30,8 @@ from wasmjax.engine.sequence import Sequence, stored
 
 _CHUNK_WORK = 1 << 22
 """Most lane-steps of a chunk: about a second on a CPU."""
+_STOPS = 24
+"""A chunk is to end when 1/24 of the lanes have stopped: 2% idle on the average, and few chunks."""
 _COMPILE_WORK = 1 << 22
 """Lane-steps that a compilation costs, about: a fleet is replaced by a smaller one after so many
 were wasted by lanes that a smaller one would not have."""
@@ -100,7 +102,8 @@ class Scheduler:
         self._waiting: dict[Rows, collections.deque[tuple[Running, Sequence]]] = {}
         self._running: dict[int, Running] = {}
         self._fleet: Fleet | None = None
-        self._limit, self._ahead = 256, 1
+        self._last_steps, self._ahead = INNER, 1
+        self._stop_rate: float | None = None  # lanes per step, averaged
         self._made: set[tuple[int, Rows]] = set()
         self._wasted = self._last_lane_steps = 0
         self._started = time.perf_counter()
@@ -293,15 +296,19 @@ class Scheduler:
         fleet.release(lanes)
 
     def _chunk_steps(self, fleet: Fleet) -> int:
+        """Steps of the next chunk: until about 1/_STOPS of the lanes have stopped.
+
+        Devices wait for each other after a chunk, so that its length, not the first device with
+        enough stopped lanes, should end it.
+        """
         most = self.options.chunk or max(INNER, _CHUNK_WORK // fleet.capacity.lanes)
-        return min(self._limit, most)
+        target = fleet.capacity.lanes / _STOPS
+        wanted = target / self._stop_rate if self._stop_rate else 4 * self._last_steps
+        return int(min(max(INNER, wanted), 4 * self._last_steps, most))
 
     def _patience(self, fleet: Fleet) -> int:
         """Stopped lanes of a device that end a chunk early."""
-        per_device = fleet.capacity.lanes // self.engine.devices
-        if self._next_job < len(self.jobs) or self._waiting.get(fleet.capacity.rows):
-            return max(1, per_device // 32)
-        return max(1, per_device // 8)
+        return max(1, fleet.capacity.lanes // self.engine.devices // 8)
 
     # -- what chunks did ------------------------------------------------------------------
 
@@ -314,10 +321,10 @@ class Scheduler:
             running.make(int(chunk.steps[lane]), tokens, keep)
         status = {lane: int(chunk.status[lane]) for lane in self._running}
         stopped = [lane for lane, s in status.items() if s not in (decode.RUNNING, PAUSED)]
-        # Longer chunks if nothing happens, shorter ones if lanes stand idle in them.
         self._ahead = max(len(stopped), self._ahead // 2)
-        idle = len(stopped) > max(1, fleet.capacity.lanes // 8)
-        self._limit = max(64, self._limit // 2) if idle else min(1 << 16, self._limit * 2)
+        self._last_steps = max(INNER, chunk.lane_steps // fleet.capacity.lanes)
+        rate = len(stopped) / self._last_steps
+        self._stop_rate = rate if self._stop_rate is None else (3 * self._stop_rate + rate) / 4
         going_on = [
             lane for lane in stopped if self._running[lane].goes_on(status[lane], fleet.token(lane))
         ]
