@@ -92,22 +92,32 @@ class Checkpoints:
         self._number += 1
 
     def latest(self, identity: str) -> Snapshot | None:
-        """The latest snapshot; None if there is none.
+        """The latest snapshot that is whole; None if there are none.
 
         Raises:
-          JobError: if it belongs to other jobs, other weights or another version.
+          JobError: if it belongs to other jobs, other weights or another version, or if there are
+            only damaged ones.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            record = self._item(step, "meta", ocp.args.JsonRestore())
+            if record is None:
+                continue
+            if record.get("format") != FORMAT or record.get("identity") != identity:
+                raise JobError("the checkpoint belongs to other jobs, weights or another version")
+            arrays = self._item(step, "arrays", ocp.args.StandardRestore())
+            if arrays is not None:
+                return _structured(record, arrays)
+        if steps:
+            raise JobError("the checkpoint is damaged")
+        return None
+
+    def _item(self, step: int, name: str, how: Any) -> Any:
+        """A part of a checkpoint; None if it cannot be read."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception:  # of whatever kind: Orbax documents none
             return None
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        record = meta["meta"]
-        if record["format"] != FORMAT or record["identity"] != identity:
-            raise JobError("the checkpoint belongs to other jobs, weights or another version")
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        )
-        return _structured(record, restored["arrays"])
 
     def close(self) -> None:
         """Waits for what is under way."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -129,6 +130,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "call_depth": int,
     "id": object,
 }
+_DEEPEST = 100
+"""Levels of an id: few enough to be written wherever it is passed on."""
 _ITEMS: dict[str, type] = {"args": str, "env": str, "call_args": int}
 
 
@@ -140,7 +143,7 @@ def read_jobs(path: str | os.PathLike[str]) -> list[Job]:
     """
     file = pathlib.Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes().decode()
     except UnicodeDecodeError:
         raise JobError("it is not UTF-8 text") from None
     return list(_jobs(text, file.parent))
@@ -156,6 +159,18 @@ def _jobs(text: str, folder: pathlib.Path) -> Iterator[Job]:
             raise JobError(f"line {number}: no JSON: {error.msg}") from None
         except JobError as error:
             raise JobError(f"line {number}: {error}") from None
+        except RecursionError:
+            raise JobError(f"line {number}: nested too deeply") from None
+        except ValueError:  # Python's own limit
+            raise JobError(f"line {number}: an integer has too many digits") from None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether what was read as JSON can be written as JSON, and nests no deeper."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_plain(item, depth - 1) for item in inner)
 
 
 def parse_job(record: Any, folder: pathlib.Path) -> Job:
@@ -170,6 +185,8 @@ def parse_job(record: Any, folder: pathlib.Path) -> Job:
         items = value if isinstance(value, list) and name in _ITEMS else ()
         if not all(type(item) is _ITEMS[name] for item in items):
             raise JobError(f"{name} holds something of the wrong type")
+    if not _is_plain(record.get("id"), _DEEPEST):
+        raise JobError("id is nested too deeply, or holds a number that JSON has not")
     if "module" not in record:
         raise JobError("a job needs a module")
     if "stdin" in record and "stdin_base64" in record:

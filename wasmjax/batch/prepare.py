@@ -149,6 +149,10 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 def _bound(job: Job, code: LoweredCode) -> tuple[Lowered, list[tuple[FunctionEntry, Many[int]]]]:
     """The program with its inputs, and what to invoke in turn. Raises what the front end does."""
+    if job.max_steps is not None and job.max_steps < 1:
+        raise ValueError("max_steps must be at least 1")
+    if not all(isinstance(text, str) for text in (*job.args, *job.env)):
+        raise TypeError("args and env are strings")
     lowered = bind(
         code,
         args=["program", *job.args],

@@ -8,10 +8,13 @@ stacking them gives the tokens back. Vocabulary and format version are in the sc
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,7 @@ from wasmjax.circuit.weights import Vocabulary
 
 FORMAT = 1
 _SHARD_TOKENS = 1 << 24
+_NAME = re.compile(r"traces-([0-9]{5,})\.parquet(\.partial)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +63,14 @@ class TraceWriter:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shards = shards
-        for path in self.folder.glob("traces-*.parquet*"):
-            if not path.name.endswith(".parquet") or _number(path) >= shards:
+        for number in range(shards):
+            if not self._path(number).is_file():
+                raise FileNotFoundError(errno.ENOENT, "traces are missing", self._path(number))
+        for path in self.folder.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and (match[2] or int(match[1]) >= shards):
                 path.unlink()
-        fields = [{"name": f.name, "lo": f.lo, "size": f.size} for f in vocabulary]
-        metadata = {"wasmjax.format": str(FORMAT), "wasmjax.fields": json.dumps(fields)}
-        self._names = [field.name for field in vocabulary]
-        self._schema = pa.schema(
-            [
-                pa.field("index", pa.int64()),
-                pa.field("outcome", pa.string()),
-                pa.field("prompt_tokens", pa.int64()),
-                *[pa.field(f"tokens.{name}", pa.list_(pa.int16())) for name in self._names],
-            ],
-            metadata,
-        )
+        self._schema = _schema([{"name": f.name, "lo": f.lo, "size": f.size} for f in vocabulary])
         self._pending: list[Trace] = []
 
     def add(self, trace: Trace) -> None:
@@ -96,13 +93,16 @@ class TraceWriter:
         ]
         for values_N in np.ascontiguousarray(tokens_NxF.T.astype(np.int16)):
             columns.append(pa.ListArray.from_arrays(offsets, pa.array(values_N)))
-        path = self.folder / f"traces-{self.shards:05d}.parquet"
+        path = self._path(self.shards)
         partial = path.with_suffix(".parquet.partial")
         table = pa.Table.from_arrays(columns, schema=self._schema)
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         os.replace(partial, path)
         self.shards += 1
         self._pending = []
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self.folder / f"traces-{number:05d}.parquet"
 
 
 def read_traces(folder: str | os.PathLike[str]) -> Iterator[Trace]:
@@ -111,13 +111,12 @@ def read_traces(folder: str | os.PathLike[str]) -> Iterator[Trace]:
     Raises:
       OSError: if a file cannot be read. ValueError: if it holds something else.
     """
-    for path in sorted(pathlib.Path(folder).glob("traces-*.parquet")):
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"wasmjax.format") != str(FORMAT).encode():
-            raise ValueError(f"{path.name}: no traces of this version")
-        fields = [f["name"] for f in json.loads(metadata[b"wasmjax.fields"])]
-        lists = [table[f"tokens.{name}"] for name in fields]
+    for path in sorted(pathlib.Path(folder).iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if not match or match[2]:
+            continue
+        table = _table(path)
+        lists = table.columns[3:]
         for row in range(table.num_rows):
             columns = [column[row].values.to_numpy(zero_copy_only=False) for column in lists]
             yield Trace(
@@ -128,5 +127,29 @@ def read_traces(folder: str | os.PathLike[str]) -> Iterator[Trace]:
             )
 
 
-def _number(path: pathlib.Path) -> int:
-    return int(path.name.removeprefix("traces-").removesuffix(".parquet"))
+def _schema(fields: list[dict[str, Any]]) -> pa.Schema:
+    metadata = {"wasmjax.format": str(FORMAT), "wasmjax.fields": json.dumps(fields)}
+    tokens = [pa.field(f"tokens.{field['name']}", pa.list_(pa.int16())) for field in fields]
+    return pa.schema(
+        [
+            pa.field("index", pa.int64()),
+            pa.field("outcome", pa.string()),
+            pa.field("prompt_tokens", pa.int64()),
+            *tokens,
+        ],
+        metadata,
+    )
+
+
+def _table(path: pathlib.Path) -> pa.Table:
+    """The table of a file of traces. Raises what `read_traces` does."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"wasmjax.format") == str(FORMAT).encode():
+        fields = json.loads(metadata.get(b"wasmjax.fields", b"[]"))
+        if table.schema.equals(_schema(fields), check_metadata=False):
+            return table
+    raise ValueError(f"{path.name}: no traces of this version")

@@ -11,6 +11,7 @@ Shapes: B lanes, R rows of a store, N stores of a family, W words of a row, C co
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +138,7 @@ class Packing:
             if column.bits == 32:
                 out[:, c] = raw_N.view(np.float32)
                 continue
-            raw_N &= np.uint32((1 << column.bits) - 1)
+            raw_N = raw_N.astype(np.int64) & (1 << column.bits) - 1
             out[:, c] = np.where(raw_N, rows_N + lo, lo) if column.flag else raw_N + column.bias
         return out
 
@@ -219,8 +220,15 @@ class LanesCache:
     # -- what the engine projects ---------------------------------------------------------
 
     def rows(self, layer: int) -> list[Row]:
-        """Rows of the projections that `attend` takes, in order."""
-        return self.one.rows(layer)
+        """Rows of the projections that `attend` takes, in order: of inserts family by family."""
+        out = [read.query for read in self.one.reads(layer)]
+        out += [mean.value for mean in self.one.means(layer)]
+        for family in self.families:
+            if self.one.first_layer(family[0]) == layer:
+                for store in (self.heads.stores[number] for number in family):
+                    out += [store.key, store.member, *store.columns]
+        out += [self.heads.stores[number].member for number in self.one.guards(layer)]
+        return out
 
     def outputs(self, layer: int) -> list[int]:
         """Entries of what `attend` returns, in order."""
@@ -249,8 +257,8 @@ class LanesCache:
         at = jnp.round(queries).astype(jnp.int32)
         out = []
         for read in self._plans[layer]:
-            values, state = self._read(state, read, at)
-            out.append(values)
+            found, state = self._read(state, read, at)
+            out.append(found)
         if means:
             first = self.heads.means.index(means[0])
             last = first + len(means)
@@ -260,7 +268,7 @@ class LanesCache:
             out.append(sums.astype(y.dtype) / count.astype(y.dtype) * unit)
             every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
             state = dataclasses.replace(state, sums=every)
-        return [values.astype(y.dtype) for values in out], state
+        return [part.astype(y.dtype) for part in out], state
 
     def _read(
         self, state: LanesState, read: "_Read", at: jax.Array
@@ -310,7 +318,7 @@ class LanesCache:
             member = (y_Nx2CxB[:, 1] > -far / 2) & active
             row = address - stores[0].lo
             room = written[number].shape[1] - 1
-            fits = member & (row < room)
+            fits = member & (row >= 0) & (row < room)
             words, exact = self._pack(number, y_Nx2CxB[:, 2:])
             lane = jnp.arange(row.shape[1], dtype=jnp.int32)[None, :]
             position = np.arange(len(family), dtype=np.int32)[:, None]
@@ -327,7 +335,7 @@ class LanesCache:
             )
             needed = jnp.max(jnp.where(member & ~fits, row + 1, 0), axis=0)
             need[number] = jnp.maximum(need[number], needed)
-            unfit = jnp.any(member & ~exact, axis=0)
+            unfit = jnp.any(member & ~(exact & (row >= 0)), axis=0)
             violation = jnp.where(unfit, jnp.maximum(violation, 1 + family[0]), violation)
         state = dataclasses.replace(
             state, written=tuple(written), seen=tuple(seen), need=tuple(need), violation=violation
@@ -384,12 +392,13 @@ class LanesCache:
         """What a `problem` means."""
         store = self.heads.stores[violation - 1]
         if store.rewritable:
-            return f"a value of address space {violation - 1} does not fit its type"
+            return f"a value or address of address space {violation - 1} does not fit its type"
         return f"write-once address space {violation - 1} was written"
 
     def full(self, state: LanesState) -> jax.Array:
         """Lanes whose last token did not fit."""
-        return jnp.any(jnp.stack(state.need) > 0, axis=0)
+        none = jnp.zeros_like(state.violation)
+        return functools.reduce(jnp.maximum, state.need, none) > 0
 
     # -- the host's side ------------------------------------------------------------------
 

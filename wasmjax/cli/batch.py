@@ -6,16 +6,19 @@ import argparse
 import contextlib
 import json
 import os
+import signal
+import stat
 import sys
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import jax
 from tqdm import tqdm
 
 from wasmjax import vm
 from wasmjax.batch.config import BatchConfig, load_config
-from wasmjax.batch.jobs import Job, read_jobs
+from wasmjax.batch.jobs import Job, JobError, JobResult, read_jobs
 from wasmjax.batch.schedule import Progress
 from wasmjax.cli import status
 from wasmjax.cli.status import Refused, refusing
@@ -39,7 +42,11 @@ def batch(args: argparse.Namespace) -> int:
 
 
 def _run(
-    args: argparse.Namespace, config: BatchConfig, machine: vm.Machine, jobs: list[Job], output: Any
+    args: argparse.Namespace,
+    config: BatchConfig,
+    machine: vm.Machine,
+    jobs: list[Job],
+    output: _Output,
 ) -> int:
     first = jax.process_index() == 0
     bar = _Bar(len(jobs), shown=first and not args.no_progress)
@@ -47,35 +54,44 @@ def _run(
     keeps = args.traces is not None
 
     def written() -> dict[str, Any]:
-        output.flush()
-        os.fsync(output.fileno())
-        return {"offset": output.tell(), "outcomes": outcomes}
+        return {"offset": output.written(), "outcomes": outcomes}
 
-    batch = machine.batch(
-        jobs,
-        lanes=config.lanes,
-        chunk=config.chunk,
-        memory_bytes=None if config.memory_mib is None else config.memory_mib << 20,
-        keep_tokens=keeps,
-        traces=args.traces,
-        checkpoint=args.checkpoint,
-        checkpoint_seconds=args.checkpoint_seconds,
-        extra=written,
-        on_progress=bar.show,
-    )
+    def look(progress: Progress) -> None:
+        bar.show(progress)
+        interrupt.look()
+
+    try:
+        batch = machine.batch(
+            jobs,
+            lanes=config.lanes,
+            chunk=config.chunk,
+            memory_bytes=None if config.memory_mib is None else config.memory_mib << 20,
+            keep_tokens=keeps,
+            traces=args.traces,
+            checkpoint=args.checkpoint,
+            checkpoint_seconds=args.checkpoint_seconds,
+            extra=written,
+            on_progress=look,
+        )
+    except JobError as error:
+        raise Refused(f"{args.checkpoint}: {error}") from None
+    except OSError as error:
+        raise Refused(f"{error.filename or args.jobs}: {error.strerror or error}") from None
     if batch.resumed is not None:
-        output.seek(batch.resumed["offset"])
+        output.keep(batch.resumed["offset"])
         outcomes |= batch.resumed["outcomes"]
         bar.say(f"going on after job {batch.scheduler.wanted:,} of {len(jobs):,}")
-    output.truncate()
+    else:
+        output.keep(0)
     code = 0
     try:
-        for result in batch.results():
-            outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
-            output.write(result.to_json().encode() + b"\n")
-            if first and not args.checkpoint:
-                output.flush()
-    except KeyboardInterrupt:
+        with _Interrupt() as interrupt:
+            for result in batch.results():
+                outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
+                output.write(result)
+                if first and not args.checkpoint:
+                    output.flush()
+    except _Interrupted:
         if args.checkpoint:
             batch.save()
         code = status.INTERRUPTED
@@ -135,16 +151,83 @@ class _Bar:
         self._bar.close()
 
 
+class _Interrupted(Exception):
+    """Ctrl-C came before the chunk that has just ended."""
+
+
+class _Interrupt:
+    """Ctrl-C waits for the end of a chunk, since within one a batch cannot be saved; a second one
+    does not wait."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __enter__(self) -> _Interrupt:
+        self._change(signal.default_int_handler, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._change(self._note, signal.default_int_handler)
+
+    def _note(self, *_: object) -> None:
+        self._came = True
+        self._change(self._note, signal.default_int_handler)
+
+    def _change(self, before: Callable, after: Callable) -> None:
+        # Not where Ctrl-C is ignored, or a caller's, or not seen: in threads.
+        seen = threading.current_thread() is threading.main_thread()
+        if seen and signal.getsignal(signal.SIGINT) == before:
+            signal.signal(signal.SIGINT, after)
+
+    def look(self) -> None:
+        """Raises _Interrupted after Ctrl-C; to be called between chunks."""
+        if self._came:
+            raise _Interrupted
+
+
+class _Output:
+    """The results file, unchanged until `keep`. A pipe or a device is only written to."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+    def keep(self, size: int) -> None:
+        """Goes on after the first `size` bytes, and drops what follows. Raises Refused."""
+        if not self._regular:
+            return
+        if os.fstat(self._file.fileno()).st_size < size:
+            raise Refused(f"{self._file.name}: shorter than when the checkpoint was saved")
+        self._file.seek(size)
+        self._file.truncate()
+
+    def write(self, result: JobResult) -> None:
+        """Writes a line."""
+        self._file.write(result.to_json().encode() + b"\n")
+
+    def flush(self) -> None:
+        """Hands over what was written."""
+        self._file.flush()
+
+    def written(self) -> int:
+        """Brings what was written to the disk; how many bytes there are (of a file)."""
+        self._file.flush()
+        if not self._regular:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+
 @contextlib.contextmanager
-def _output(args: argparse.Namespace) -> Iterator[Any]:
-    """The results file, at its beginning, unchanged so far; one process of several has it."""
+def _output(args: argparse.Namespace) -> Iterator[_Output]:
+    """The results file; one process of several has it."""
     path = args.output if jax.process_index() == 0 else os.devnull
     try:
-        file = open(path, "r+b" if os.path.isfile(path) else "w+b")
+        file = open(path, "r+b" if os.path.isfile(path) else "wb")
     except OSError as error:
         raise Refused(f"{args.output}: {error.strerror or error}") from None
     with file:
-        yield file
+        yield _Output(file)
 
 
 def _config(args: argparse.Namespace) -> BatchConfig:

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from wasmjax.cache.lanes import LanesState
-from wasmjax.engine.decode import RUNNING
+from wasmjax.engine.decode import MAX_TOKENS, RUNNING
 from wasmjax.engine.lanes import AXIS, IDLE, Lanes, LanesEngine
 from wasmjax.engine.sequence import Segment, Sequence, Template
 
@@ -96,7 +97,19 @@ class Fleet:
         return all(needed <= there for needed, there in rows)
 
     def admit(self, sequences: Many[tuple[Sequence, int]]) -> list[int]:
-        """Puts sequences with the steps they may make into free lanes; returns those lanes."""
+        """Puts sequences with the steps they may make into free lanes; returns those lanes.
+
+        Raises:
+          ValueError: if there are too few lanes, a sequence does not fit, or its steps are none or
+            more than can be made exactly.
+        """
+        if len(sequences) > len(self.free):
+            raise ValueError(f"{len(sequences)} sequences for {len(self.free)} lanes")
+        for sequence, left in sequences:
+            if not self.room_for(sequence):
+                raise ValueError("a sequence does not fit a lane")
+            if not 0 < left <= MAX_TOKENS - sequence.count:
+                raise ValueError(f"{left} steps after {sequence.count} of {MAX_TOKENS} tokens")
         lanes = [self.free.pop() for _ in sequences]
         host = self._host
         for lane, (sequence, left) in zip(lanes, sequences, strict=True):
@@ -195,13 +208,13 @@ class Fleet:
     def finish(self) -> Chunk:
         """What the chunk that was started did."""
         lanes = self._lanes
-        small, done = self._fetch((self._small(lanes), self._done))
-        self._host = jax.tree.map(np.array, small)
+        self._host, done = self._fetch((self._small(lanes), self._done))
         n_kept = self._host.n_kept
         kept: dict[int, np.ndarray] = {}
         if n_kept.any():
             most = min(1 << int(n_kept.max() - 1).bit_length(), self.engine.kept)
-            tokens = np.asarray(self._fetch(lanes.kept[:, :most]))
+            # The tokens of a lane as its last axis, as in all that is fetched.
+            tokens = self._fetch(lanes.kept[:, :most].transpose(1, 2, 0)).transpose(2, 0, 1)
             kept = {int(k): tokens[k, : n_kept[k]].copy() for k in np.flatnonzero(n_kept)}
         per_device = self.capacity.lanes // self.engine.devices
         return Chunk(
@@ -290,12 +303,22 @@ class Fleet:
             array.shape, self.engine.sharding(spec), lambda index: array[index]
         )
 
-    def _fetch(self, tree):
-        """Values of sharded arrays, in every process."""
+    def _fetch(self, tree: Any) -> Any:
+        """Copies of arrays of one type, sharded along their last axes, in every process."""
         if jax.process_count() == 1:
-            return jax.device_get(tree)
-        whole = self.engine.sharding(PartitionSpec())
-        return jax.device_get(jax.jit(lambda x: x, out_shardings=whole)(tree))
+            return jax.tree.map(np.array, jax.device_get(tree))
+        # Joined, since what passes between processes takes a moment each time.
+        arrays, structure = jax.tree.flatten(tree)
+        devices, whole = self.engine.devices, self.engine.sharding(PartitionSpec())
+        joined = np.asarray(jax.jit(_joined, static_argnums=0, out_shardings=whole)(devices, arrays))
+        out, start = [], 0
+        for array in arrays:
+            *lead, last = array.shape
+            size = array.size // devices
+            mine = joined[:, start : start + size].reshape(devices, *lead, last // devices)
+            out.append(np.moveaxis(mine, 0, -2).reshape(array.shape))
+            start += size
+        return jax.tree.unflatten(structure, out)
 
     def _fill(self, lanes: list[int], sequences: list[Sequence]) -> None:
         """Copies templates into lanes and writes the changes over them."""
@@ -343,7 +366,7 @@ class Fleet:
             arrays.append(self._put(whole, PartitionSpec()))
         self._templates[key] = template, tuple(arrays)
         size = sum(array.nbytes for array in arrays)
-        while len(self._templates) > max(1, _TEMPLATE_BYTES // size):
+        while len(self._templates) > max(1, _TEMPLATE_BYTES // max(1, size)):
             self._templates.popitem(last=False)
         return tuple(arrays)
 
@@ -429,6 +452,15 @@ def _latest(
     _, last = np.unique(np.stack([rows, stores])[:, ::-1], axis=1, return_index=True)
     keep = len(rows) - 1 - last
     return rows[keep], stores[keep], words[keep]
+
+
+def _joined(devices: int, arrays: list[jax.Array]) -> jax.Array:
+    """What each device has of arrays, in a row of its own."""
+    rows = []
+    for array in arrays:
+        split = array.reshape(*array.shape[:-1], devices, array.shape[-1] // devices)
+        rows.append(jnp.moveaxis(split, -2, 0).reshape(devices, -1))
+    return jnp.concatenate(rows, axis=1)
 
 
 def _taken(written: tuple[jax.Array, ...], lanes: jax.Array) -> tuple[jax.Array, ...]:

@@ -98,23 +98,33 @@ class Prefix:
     """The beginning of prompts, cached.
 
     Args:
-      tokens_NxF: the tokens; the first one must be a member of every store, at its lowest address
-        (it is what an address answers that was never written).
+      tokens_NxF: the tokens; the first one must be a member of every rewritable store, at its
+        lowest address (it is what an address answers that was never written).
 
     Raises:
-      ValueError: if it is not, or a value does not fit the cache's types.
+      ValueError: if it is not, a value does not fit the cache's types, or one lies outside its
+        vocabulary.
     """
 
     def __init__(self, cache: LanesCache, tokens_NxF: np.ndarray) -> None:
         self.cache = cache
         self.tokens = len(tokens_NxF)
         self.totals = tokens_NxF.sum(axis=0, dtype=np.int64)
+        _check(cache, tokens_NxF)
         rows = cache.compile_rows(tokens_NxF)
         self.sums = rows.sums.sum(axis=0)
-        for number, store in enumerate(cache.heads.stores):
-            first = rows.token[number][:1]
-            if store.rewritable and (first.tolist() != [0] or rows.rows[number][0]):
+        begins = [
+            token[:1].tolist() == [0] and at[0] == 0
+            for token, at in zip(rows.token, rows.rows, strict=True)
+        ]
+        for store, first in zip(cache.heads.stores, begins, strict=True):
+            if store.rewritable and not first:
                 raise ValueError("a prompt must begin with a token at the first address of stores")
+        # What an address of a write-once store answers that was never written.
+        self._unwritten = [
+            rows.data[number][:1] if begins[number] else np.zeros((1, rows.data[number].shape[1]))
+            for number in cache.static
+        ]
         self.segments = [
             self._segment(index, rows.rows[number], rows.data[number])
             for index, number in enumerate(cache.static)
@@ -146,29 +156,31 @@ class Prefix:
             seen[position] = rows.rows[store].min() + lo, rows.rows[store].max() + lo
         return array, seen, default
 
-    def _segment(self, index: int, rows: np.ndarray, data: np.ndarray) -> Segment:
-        """A segment from rows of a write-once store; missing ones answer like the first."""
+    def _segment(
+        self, index: int, rows: np.ndarray, data: np.ndarray, old: Segment | None = None
+    ) -> Segment:
+        """A segment from rows of a write-once store, which come after those of an old one."""
         lo = self.cache.heads.stores[self.cache.static[index]].lo
-        if not len(rows):
-            empty = np.zeros((1, data.shape[1]))
-            return Segment(self.cache.segment(index, empty), lo, lo, empty)
-        height = 1 + int(rows.max())
-        dense = np.repeat(data[:1] if rows[0] == 0 else np.zeros_like(data[:1]), height, axis=0)
+        kept = data[:0] if old is None else old.data
+        height = max(len(kept), 1 + int(rows.max(initial=-1)))
+        dense = np.repeat(self._unwritten[index], max(1, height), axis=0)
+        dense[: len(kept)] = kept
         dense[rows] = data
-        low, high = int(rows.min()) + lo, int(rows.max()) + lo
-        return Segment(self.cache.segment(index, dense), low, high, dense)
+        words = self.cache.segment(index, dense)
+        if not height:
+            return Segment(words, lo, lo, data[:0])
+        low, high = int(rows.min(initial=height)) + lo, int(rows.max(initial=-1)) + lo
+        if old is not None and len(kept):
+            low, high = min(low, old.low), max(high, old.high)
+        return Segment(words, low, high, dense)
 
     def followed_by(self, tail: np.ndarray, rows: Rows) -> Sequence:
         """The sequence that goes on with these tokens; `rows` are those of all but the last."""
         segments = list(self.segments)
         for index, number in enumerate(self.cache.static):
             if len(rows.rows[number]):
-                old = segments[index]
-                at = np.arange(len(old.data))
                 segments[index] = self._segment(
-                    index,
-                    np.concatenate([at, rows.rows[number]]),
-                    np.concatenate([old.data, rows.data[number]]),
+                    index, rows.rows[number], rows.data[number], segments[index]
                 )
         sequence = Sequence(
             token=tail[-1].astype(np.int32),
@@ -192,10 +204,12 @@ def extend(cache: LanesCache, pairs: Many[tuple[Prefix, np.ndarray]]) -> list[Se
     becomes the current one.
 
     Raises:
-      ValueError: if a value does not fit the cache's types.
+      ValueError: if a value does not fit the cache's types, or a token is none that may be there.
     """
     if not pairs:
         return []
+    _check(cache, np.concatenate([tail for _, tail in pairs]))
+    _check_current(cache, np.stack([tail[-1] for _, tail in pairs]))
     # All at once: evaluating forms costs more per call than per token.
     rows = cache.compile_rows(np.concatenate([tail[:-1] for _, tail in pairs]))
     out, start = [], 0
@@ -210,8 +224,10 @@ def append(cache: LanesCache, sequence: Sequence, tokens_NxF: np.ndarray) -> Non
     """Feeds a sequence further tokens, which must not write write-once stores.
 
     Raises:
-      ValueError: if they do.
+      ValueError: if they do, or `extend` would refuse them.
     """
+    _check(cache, tokens_NxF)
+    _check_current(cache, tokens_NxF[-1:])
     cached = np.concatenate([sequence.token[None], tokens_NxF[:-1]])
     rows = cache.compile_rows(cached)
     if any(len(rows.rows[number]) for number in cache.static):
@@ -243,6 +259,24 @@ def stored(
             lo = cache.heads.stores[store].lo
             found.append(cache.packing[number].unpack(words, at, lo))
     return np.concatenate(own, axis=1), np.concatenate(found, axis=1)
+
+
+def _check(cache: LanesCache, tokens_NxF: np.ndarray) -> None:
+    """Raises ValueError if a value lies outside its vocabulary."""
+    low, high = tokens_NxF.min(axis=0), tokens_NxF.max(axis=0)
+    for field, least, most in zip(cache.symbolic.weights.vocabulary, low, high, strict=True):
+        if least < field.lo or most >= field.lo + field.size:
+            raise ValueError(f"field {field.name} of a prompt token is outside its vocabulary")
+
+
+def _check_current(cache: LanesCache, tokens_NxF: np.ndarray) -> None:
+    """Raises ValueError if a step from a token is none that is made for generated ones."""
+    for field, values in zip(cache.symbolic.weights.vocabulary, tokens_NxF.T, strict=True):
+        if not field.emitted and values.any():
+            raise ValueError(
+                f"field {field.name} is never emitted, so the last token of a prompt must hold 0 "
+                "there"
+            )
 
 
 def _contents(sequence: Sequence, number: int) -> np.ndarray:
