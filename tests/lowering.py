@@ -94,8 +94,11 @@ _CODES = {
     wasmtime.TrapCode.INDIRECT_CALL_TO_NULL: "uninitialized element",
     wasmtime.TrapCode.BAD_SIGNATURE: "indirect call type mismatch",
     wasmtime.TrapCode.STACK_OVERFLOW: "call stack exhausted",
+    wasmtime.TrapCode.BAD_CONVERSION_TO_INTEGER: "invalid conversion to integer",
 }
-_ENGINE = wasmtime.Engine()
+_CONFIG = wasmtime.Config()
+_CONFIG.cranelift_nan_canonicalization = True  # of arithmetic, as the runtime library does it
+_ENGINE = wasmtime.Engine(_CONFIG)
 
 
 class Reference:

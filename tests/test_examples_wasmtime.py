@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import zlib
 from functools import cache
@@ -160,6 +161,38 @@ def bytecode(args, stdin):
     return f"{sum(all(n % d for d in range(2, n)) for n in range(2, limit + 1))}\n"
 
 
+def three_bodies(args, stdin):
+    bodies = [
+        [0.97000436, -0.24308753, 0.466203685, 0.43236573],
+        [-0.97000436, 0.24308753, 0.466203685, 0.43236573],
+        [0.0, 0.0, -0.93240737, -0.86473146],
+    ]
+    pairs = [(bodies[i], bodies[(i + 1) % 3]) for i in range(3)]
+
+    def energy():
+        motion = sum((vx * vx + vy * vy) / 2 for _, _, vx, vy in bodies)
+        return motion - sum(1 / math.dist(a[:2], b[:2]) for a, b in pairs)
+
+    def move():
+        for body in bodies:
+            body[0] += body[2] * 0.005
+            body[1] += body[3] * 0.005
+
+    before = energy()
+    for _ in range(int(args[0])):
+        move()
+        for a, b in pairs:
+            dx, dy = b[0] - a[0], b[1] - a[1]
+            factor = 0.01 / math.dist(a[:2], b[:2]) ** 3
+            for body, sign in ((a, 1), (b, -1)):
+                body[2] += sign * dx * factor
+                body[3] += sign * dy * factor
+        move()
+    lines = [f"energy {before:.12f}", *(f"{x:+f} {y:+f}" for x, y, _, _ in bodies)]
+    lines.append(f"energy {energy():.12f}, after {int(args[0]) * 0.01:g}")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def sudoku_is_right(stdin, stdout):
     """Every solution is one, of its puzzle."""
     puzzles, lines = stdin.split(), stdout.split()
@@ -183,7 +216,9 @@ def matching_is_right(stdin, stdout):
     assert total == (sum(cost for _, _, cost in pairs),) == (cheapest_assignment(stdin),)
 
 
-OUTPUTS = [long_addition, fibonacci, sha256, crc32, quicksort, queens, life, bytecode]
+OUTPUTS = [
+    *(long_addition, fibonacci, sha256, crc32, quicksort, queens, life, bytecode, three_bodies),
+]
 RECOMPUTED = {f"{function.__name__}.wasm": function for function in OUTPUTS}
 CHECKED = {"sudoku.wasm": sudoku_is_right, "matching.wasm": matching_is_right}
 SUCCEEDING = [entry for entry in PROGRAMS if entry["exit_code"] == 0]

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from floats import CANONICAL, INFINITE, bits_of
 from lowering import Machine, Reference, Trap, compile_wat
 from onengine import OnEngine, assert_same_state
 from test_lower_random import random_module
 
 INTEGERS = ("i32", "i64")
-FLOATS = {"f32": "i32", "f64": "i64"}  # moved about, never computed with
+FLOATS = {"f32": "i32", "f64": "i64"}
 TYPES = (*INTEGERS, *FLOATS)
 BITS = {"i32": 32, "i64": 64, "f32": 32, "f64": 64}
 ARITHMETIC = "add sub mul and or xor shl shr_s shr_u rotl rotr".split()
@@ -25,7 +26,11 @@ COMPARISONS = "eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u".split()
 UNARY = {
     "i32": "clz ctz popcnt extend8_s extend16_s".split(),
     "i64": "clz ctz popcnt extend8_s extend16_s extend32_s".split(),
+    "f32": "abs neg ceil floor trunc nearest sqrt".split(),
+    "f64": "abs neg ceil floor trunc nearest sqrt".split(),
 }
+FLOAT_ARITHMETIC = "add sub mul div min max copysign".split()
+FLOAT_COMPARISONS = "eq ne lt gt le ge".split()
 LOADS = {
     "i32": "load load8_s load8_u load16_s load16_u".split(),
     "i64": "load load8_s load8_u load16_s load16_u load32_s load32_u".split(),
@@ -77,6 +82,14 @@ def integers(width):
     edges = [0, 1, 2, 3, 7, 31, 32, 63, 255, 256, 65535]
     edges += [2 ** (width - 1) - 1, 2 ** (width - 1), 2**width - 2, 2**width - 1]
     return st.sampled_from(edges) | st.integers(0, 2**width - 1)
+
+
+def floats(type_):
+    """Bits of floats: numbers of everyday, edges, any."""
+    everyday = [bits_of(type_, x) for x in (0.0, 1.0, -1.0, 0.5, 1.5, 2.5, 3.0, -7.25, 1e6, 0.1)]
+    inf, sign = INFINITE[type_], 1 << (BITS[type_] - 1)
+    edges = [sign, 1, inf, inf | sign, inf - 1, CANONICAL[type_], inf + 1, sign - 1, inf >> 1]
+    return st.sampled_from(everyday) | st.sampled_from(edges) | st.integers(0, 2 ** BITS[type_] - 1)
 
 
 # What is drawn by these is a unit that hypothesis may delete, or put in place of one around it.
@@ -146,7 +159,7 @@ class Body:
     # --- values: code that leaves one more value of a type ---
 
     def constant(self, type_):
-        bits = self.draw(integers(BITS[type_]))
+        bits = self.draw(floats(type_) if type_ in FLOATS else integers(BITS[type_]))
         if type_ in FLOATS:
             self.emit(f"{FLOATS[type_]}.const {bits:#x}", f"{type_}.reinterpret_{FLOATS[type_]}")
         else:
@@ -165,8 +178,11 @@ class Body:
                 self.constant(type_)
             return
         kinds = ["leaf", "global", "tee", "load", "select", "if", "block", "call", "convert"]
+        kinds += ["unary", "binary", "binary"]
         if type_ in INTEGERS:
-            kinds += ["unary", "division", "binary", "binary"]
+            kinds += ["division", "truncate"]
+        else:
+            kinds += ["number"]
         if type_ == "i32":
             kinds += ["compare", "compare", "size"]
         getattr(self, f"value_{self.pick(kinds)}")(type_, depth - 1)
@@ -214,7 +230,23 @@ class Body:
     def value_binary(self, type_, depth):
         self.value(type_, depth)
         self.value(type_, depth)
-        self.emit(f"{type_}.{self.pick(ARITHMETIC)}")
+        self.emit(f"{type_}.{self.pick(FLOAT_ARITHMETIC if type_ in FLOATS else ARITHMETIC)}")
+
+    def value_number(self, type_, depth):
+        """A float from another number."""
+        source = self.pick([t for t in TYPES if t != type_])
+        self.value(source, depth)
+        if source in INTEGERS:
+            self.emit(f"{type_}.convert_{source}_{self.pick('su')}")
+        else:  # which keeps some bits of a NaN in wasmtime; the product is the canonical one
+            self.emit("f64.promote_f32" if type_ == "f64" else "f32.demote_f64")
+            self.emit(f"{type_}.const 1", f"{type_}.mul")
+
+    def value_truncate(self, type_, depth):
+        source = self.pick([*FLOATS])
+        self.value(source, depth)
+        saturating = "_sat" if self.up_to(4) else ""
+        self.emit(f"{type_}.trunc{saturating}_{source}_{self.pick('su')}")
 
     def value_division(self, type_, depth):
         self.value(type_, depth)
@@ -224,11 +256,12 @@ class Body:
         self.emit(f"{type_}.{self.pick(DIVISIONS)}")
 
     def value_compare(self, type_, depth):
-        operands = self.pick(INTEGERS)
+        operands = self.pick(TYPES)
         self.value(operands, depth)
-        if self.up_to(4):
+        if operands in FLOATS or self.up_to(4):
             self.value(operands, depth)
-            self.emit(f"{operands}.{self.pick(COMPARISONS)}")
+            relations = FLOAT_COMPARISONS if operands in FLOATS else COMPARISONS
+            self.emit(f"{operands}.{self.pick(relations)}")
         else:
             self.emit(f"{operands}.eqz")
 

@@ -66,6 +66,25 @@ PROGRAMS = {
             while (fgets(line, sizeof line, stdin)) fputs(line, stderr);
             exit(passed < 0);
         }""",
+    "floating point": """
+        #include <math.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        int main(void) {
+            const char *texts[] = {"3.14159265358979", "-1e-310", "6.02214076e23", "0.1", "-0"};
+            float sum = 0;
+            for (int i = 0; i < 5; i++) {
+                double x = strtod(texts[i], NULL);
+                printf("%f %g %.17g %a\\n", x, x / 3, sqrt(fabs(x)), x * 0x1p-1000);
+                int seven = x < 1e9 ? (int)(x * 7) : 0;
+                printf("%d %d %.3f %.0f\\n", seven, x < 0.5, floor(x), rint(x + 0.5));
+                sum += (float)x;
+            }
+            printf("%g %g %d %d\\n", sum, 1 / (sum - sum), isnan(0 * log(0)), (int)lround(-2.5));
+            printf("%.12f %.12f %.12f\\n", sin(1), exp(2.5), pow(2, 0.5));
+            printf("%llu %lld\\n", (unsigned long long)1.5e19, (long long)-9.2e18);
+            return sum > 1;
+        }""",
 }
 
 

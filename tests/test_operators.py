@@ -6,8 +6,10 @@ Operands are generated. Every token is also compared with the oracle's (`onengin
 import random
 import re
 
+import numpy as np
 import pytest
 
+import floats
 import onengine
 import wasmjax
 from lowering import Reference, Trap, compile_wat
@@ -47,7 +49,7 @@ COMPARISON = re.compile(r"i(32|64)\.(eqz|eq|ne|[lg][te]_[su])")
 NUMERIC = [
     name
     for name in SUPPORTED
-    if re.match("i(32|64)", name) and not re.search("load|store|const|reinterpret", name)
+    if re.match("i(32|64)", name) and not re.search("load|store|const|reinterpret|trunc", name)
 ]
 DIVISIONS = [name for name in NUMERIC if re.search("div|rem", name)]
 
@@ -148,6 +150,25 @@ def test_division_by_zero_and_overflow(name, numeric):
     assert numeric.machine.invoke(name, 5, 0) == Trap("integer divide by zero")
     if "div_s" in name:
         assert numeric.machine.invoke(name, width // 2, -1) == Trap("integer overflow")
+
+
+# --- floating point ---
+
+
+@pytest.mark.parametrize("name", floats.SIGNATURES)
+def test_floating_point(name):
+    """Results against wasmtime's own operators, NaNs being canonical (`test_runtime_float`)."""
+    edge, drawn = floats.edge_operands(name), floats.operands(name, 25)
+    at = np.random.default_rng(5).choice(len(edge[0]), 25, replace=False)
+    arrays = tuple(np.concatenate([e[at], d]) for e, d in zip(edge, drawn, strict=True))
+    defined = floats.without_traps(name, arrays)
+    machine = OnEngine(compile_wat(floats.table_module(name, defined)))
+    assert machine.invoke("all") == []
+    got = floats.table_results(name, machine.memory(2 * PAGE), len(defined[0]))
+    assert got.tolist() == floats.native(name, *defined).tolist()
+    for bits in map(int, arrays[0]):
+        trap = floats.trap(name, bits)
+        assert trap is None or machine.invoke("one", bits) == Trap(trap)
 
 
 # --- memory ---
@@ -589,6 +610,11 @@ def test_traps_of_call_indirect():
 
 def test_every_supported_operator_is_among_these():
     texts = [numeric_module(), memory_module(), *(f"(module {f})" for f, _ in OTHERS.values())]
+    one = np.array([1], np.uint64)
+    texts += [
+        floats.table_module(name, (one,) * len(types))
+        for name, (types, _) in floats.SIGNATURES.items()
+    ]
     seen = {
         instr.name
         for text in texts
@@ -617,54 +643,23 @@ def test_calls_of_an_instance():
         instance.call("i32.add", 2**32, 0)
 
 
-# --- floating point arithmetic and whatever else is not there yet ---
-
-
-def test_a_module_that_contains_floating_point_arithmetic():
+def test_floating_point_of_an_instance():
     text = """(module
       (global $g (export "g") (mut i32) (i32.const 0))
-      (func (export "f") (param i32) (result i64)
-        (global.set $g (local.get 0))
-        (i64.reinterpret_f64
-          (if (result f64) (i32.lt_u (local.get 0) (i32.const 10))
-            (then (f64.const 1.5)) (else (f64.add (f64.const 1) (f64.const 2)))))))"""
+      (func (export "f") (param f64 i32) (result f64)
+        (global.set $g (i32.trunc_f64_s (local.get 0)))
+        (f64.div (f64.sub (local.get 0) (f64.const 0.5)) (f64.convert_i32_s (local.get 1)))))"""
     instance = onengine.machine().instantiate(wasmjax.load(compile_wat(text)))
-    assert instance.call("f", 3) == (0x3FF8_0000_0000_0000,)
-    with pytest.raises(wasmjax.Trap, match=r"^not yet supported: f64\.add$"):
-        instance.call("f", 10)
-    assert instance.call("f", 4) == (0x3FF8_0000_0000_0000,)
-    machine = OnEngine(compile_wat(text))
-    assert machine.invoke("f", 10) == Trap("not yet supported: f64.add")
-    assert onengine.globals_of(machine) == {"g": 10}
+    quotient = floats.bits_of("f64", (2.25 - 0.5) / 3)
+    assert instance.call("f", floats.bits_of("f64", 2.25), 3) == (quotient,)
+    with pytest.raises(wasmjax.Trap, match=r"^integer overflow$"):
+        instance.call("f", floats.bits_of("f64", 1e10), 3)
+    with pytest.raises(wasmjax.Trap, match=r"^invalid conversion to integer$"):
+        instance.call("f", floats.CANONICAL["f64"], 3)
+    assert instance.call("f", floats.bits_of("f64", -7.5), 0) == (
+        floats.bits_of("f64", float("-inf")),
+    )
 
 
-BULK = {
-    "memory.init": "(memory.init $d (i32.const 0) (i32.const 0) (i32.const 1))",
-    "data.drop": "(data.drop $d)",
-    "memory.copy": "(memory.copy (i32.const 0) (i32.const 1) (i32.const 2))",
-    "memory.fill": "(memory.fill (i32.const 0) (i32.const 1) (i32.const 2))",
-    "table.init": "(table.init $e (i32.const 0) (i32.const 0) (i32.const 1))",
-    "elem.drop": "(elem.drop $e)",
-    "table.copy": "(table.copy (i32.const 0) (i32.const 1) (i32.const 1))",
-}
-
-
-def unsupported_body(name):
-    """Code that reaches an operator which is not supported."""
-    if name in BULK:
-        return BULK[name]
-    source = re.search(r"_([if](?:32|64))", name)  # of a conversion
-    operand = f"({source[1] if source else name[:3]}.const 1)"
-    unary = "abs|neg|ceil|floor|trunc|nearest|sqrt|convert|demote|promote"
-    return f"(drop ({name} {operand if re.search(unary, name) else operand * 2}))"
-
-
-def test_operators_that_are_not_supported():
-    names = sorted(UNSUPPORTED)
-    functions = "".join(f'(func (export "{n}") {unsupported_body(n)})' for n in names)
-    text = f"""(module (memory 1) (table 2 funcref) (func $one (export "one") (result i32)
-        (i32.const 1)) (data $d "ab") (elem $e func $one) {functions})"""
-    machine = OnEngine(compile_wat(text))
-    for name in names:
-        assert machine.invoke(name) == Trap(f"not yet supported: {name}")
-        assert machine.invoke("one") == [1]
+def test_all_operators_are_supported():
+    assert frozenset() == UNSUPPORTED

@@ -1,8 +1,9 @@
-"""The numeric conformance vectors of integers, through the transformer."""
+"""The numeric conformance vectors, through the transformer."""
 
 import numpy as np
 import pytest
 
+import floats
 import onengine
 import wasmjax
 from lowering import Machine, Trap, compile_wat
@@ -53,6 +54,73 @@ def test_every_row(load_vectors, name):
     assert len(rows) == {"i32": 360, "i64": 360, "signext": 38}[name]
 
 
+# --- floating point ---
+
+FLOAT_FILES = {"f32": 5448, "f64": 5512, "conversions": 409, "satfloat": 180}
+
+
+def by_operation(rows):
+    out = {}
+    for row in rows:
+        out.setdefault(row.operation, []).append(row)
+    return out
+
+
+@pytest.mark.parametrize("name", FLOAT_FILES)
+def test_every_row_of_floats(load_vectors, name):
+    """Every operator runs over a table of its operands; what traps is called by itself."""
+    all_rows = load_vectors(name)
+    assert len(all_rows) == FLOAT_FILES[name]
+    others = [row for row in all_rows if row.operation not in floats.SIGNATURES]
+    if others:  # reinterpretations, conversions of integers
+        instance = onengine.machine().instantiate(wasmjax.load(operator_module(others)))
+        for row in others:
+            assert outcome(instance, row) == (row.results[0].bits,), str(row)
+    for operation, rows in by_operation(all_rows).items():
+        if operation not in floats.SIGNATURES:
+            continue
+        types, result = floats.SIGNATURES[operation]
+        returning = [row for row in rows if row.trap is None]
+        assert all(row.results[0].type == result for row in returning)
+        operands = [
+            np.array([row.operands[k].bits for row in returning], np.uint64)
+            for k in range(len(types))
+        ]
+        machine = onengine.OnEngine(compile_wat(floats.table_module(operation, operands)))
+        assert machine.invoke("all") == []
+        results = floats.table_results(operation, machine.memory(2 * 65536), len(returning))
+        wrong = [
+            f"{row}: {got:x}"
+            for row, got in zip(returning, results.tolist(), strict=True)
+            if not row.results[0].accepts(got)
+        ]
+        assert wrong == []
+        for row in rows:
+            if row.trap is not None:
+                assert machine.invoke("one", row.operands[0].bits) == Trap(row.trap), str(row)
+
+
+def on_dense_weights(rows):
+    machine = onengine.OnEngine(straight_line_module(rows), "dense", "softmax")
+    check_results(machine, rows)
+    assert machine.oracle.session.tokens < 2048
+
+
+@pytest.mark.parametrize(
+    "operations", [["f64.mul", "f64.lt", "f64.floor", "f32.convert_i64_s", "f64.promote_f32"]]
+)
+def test_float_rows_on_dense_weights(load_vectors, operations):
+    rows = by_operation([row for name in FLOAT_FILES for row in load_vectors(name)])
+    on_dense_weights([rows[name][-len(rows[name]) // 3] for name in operations])
+
+
+@pytest.mark.slow
+def test_more_float_rows_on_dense_weights(load_vectors):
+    rows = [row for row in load_vectors("f64") if row.operation in floats.SIGNATURES]
+    for row in fair_sample(rows, 2 * len(by_operation(rows))):
+        on_dense_weights([row])
+
+
 # --- dense weights and softmax ---
 
 
@@ -97,7 +165,10 @@ def straight_line_module(rows):
     """A function that leaves the result of row i in the i-th slot of its operand stack."""
     body = []
     for row in rows:
-        body += [f"{value.type}.const 0x{value.bits:x}" for value in row.operands]
+        for type_, bits in row.operands:
+            body.append(f"{floats.INTEGER[type_]}.const 0x{bits:x}")
+            if type_ in floats.FRACTION_BITS:
+                body.append(f"{type_}.reinterpret_{floats.INTEGER[type_]}")
         body.append(row.operation)
     body += ["drop"] * len(rows)
     return compile_wat(f'(module (func (export "f") {" ".join(body)}))')

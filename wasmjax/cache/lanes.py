@@ -138,8 +138,11 @@ class Packing:
             if column.bits == 32:
                 out[:, c] = raw_N.view(np.float32)
                 continue
-            raw_N = raw_N.astype(np.int64) & (1 << column.bits) - 1
-            out[:, c] = np.where(raw_N, rows_N + lo, lo) if column.flag else raw_N + column.bias
+            value_N = raw_N.astype(np.int64) & ((1 << column.bits) - 1)
+            if column.flag:
+                out[:, c] = np.where(value_N, rows_N + lo, lo)
+            else:
+                out[:, c] = value_N + column.bias
         return out
 
 

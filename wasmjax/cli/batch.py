@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from wasmjax import vm
@@ -180,8 +182,11 @@ class _Interrupt:
             signal.signal(signal.SIGINT, after)
 
     def look(self) -> None:
-        """Raises _Interrupted after Ctrl-C; to be called between chunks."""
-        if self._came:
+        """Raises _Interrupted after Ctrl-C in any process; to be called between chunks."""
+        came = self._came
+        if jax.process_count() > 1:  # they stop after the same chunk, and save together
+            came = bool(multihost_utils.process_allgather(np.int32(came)).any())
+        if came:
             raise _Interrupted
 
 

@@ -310,7 +310,8 @@ class Fleet:
         # Joined, since what passes between processes takes a moment each time.
         arrays, structure = jax.tree.flatten(tree)
         devices, whole = self.engine.devices, self.engine.sharding(PartitionSpec())
-        joined = np.asarray(jax.jit(_joined, static_argnums=0, out_shardings=whole)(devices, arrays))
+        join = jax.jit(_joined, static_argnums=0, out_shardings=whole)
+        joined = np.array(join(devices, arrays))  # a copy that may be written
         out, start = [], 0
         for array in arrays:
             *lead, last = array.shape

@@ -150,6 +150,11 @@ class BodyLowering:
             self._access(name, immediates)
         elif name in operators.LIBRARY:
             self._call(self._scope.library(name))
+        elif name in operators.SIGN_CHANGES:
+            self._change_sign(name)
+        elif name in operators.SUBTRACTIONS:
+            self._change_sign(f"{name[:3]}.neg")
+            self._call(self._scope.library(operators.SUBTRACTIONS[name]))
         else:
             self._trap(self._scope.unsupported_code(name))
 
@@ -168,6 +173,18 @@ class BodyLowering:
             self._push(access.op, 1, a=top, c=end, aux=aux)
         else:
             self._emit(access.op, self._height - 2, a=below, b=top, c=end, aux=aux)
+
+    def _change_sign(self, name: str) -> None:
+        integer, sign = ("i32", 1 << 31) if name[:3] == "f32" else ("i64", 1 << 63)
+        height, top, below = self._height, self._at(self._height - 1), self._at(self._height - 2)
+        if name[4:] == "abs":
+            self._push(f"{integer}.and", 1, a=top, b=NOWHERE, imm=sign - 1)
+        elif name[4:] == "neg":
+            self._push(f"{integer}.xor", 1, a=top, b=NOWHERE, imm=sign)
+        else:  # copysign
+            self._emit(f"{integer}.and", height, d=below, a=below, b=NOWHERE, imm=sign - 1)
+            self._emit(f"{integer}.and", height, d=top, a=top, b=NOWHERE, imm=sign)
+            self._push(f"{integer}.or", 2, a=below, b=top)
 
     def _divide(self, name: str, divisor: int) -> bool:
         """Divides by a constant that was not pushed, if that takes no trap."""

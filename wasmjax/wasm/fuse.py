@@ -1,16 +1,19 @@
 """Operand fusion: the same function in fewer steps.
 
 Stack code pushes every operand and pops every result. A machine step names its operands and its
-destination, so a pass over a lowered function lets operators read locals and constants in place and
-write locals directly, and drops the moves. For functions that call none.
+destination, so that operators can read locals and constants in place and write locals directly;
+this pass drops the moves. It takes functions that neither call nor use memory or globals.
 
-Every slot becomes an offset from fp, since sp need not follow the operand stack; only the return
-still moves it.
+Slots become numbered values: definitions that reach a common use are one value. A value with one
+definition never changes, so what copies it can be replaced by it wherever it is read. Values are
+slots again in the end, each its own, since frames have room; sp need not follow anything and is
+moved by the return alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 
 from wasmjax.machine.program import NO_DESTINATION, NOWHERE, Slot
@@ -19,14 +22,21 @@ from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.frames import Frame
 
 _BRANCHES = frozenset({"br_if", "br_unless"})
-_ENDS = frozenset({"return", "return_value", "trap", "halt"})
-_PURE = operators.BINARY | operators.COUNTS | frozenset(operators.EXTENSIONS.values()) | {
-    "move",
-    "select",
-}  # fmt: skip
-
-_COMPARISONS = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+_ENDS = frozenset({"return", "return_value", "trap"})
+_PURE = (
+    operators.BINARY
+    | operators.COUNTS
+    | frozenset(operators.EXTENSIONS.values())
+    | {"move", "select"}
+)
+_TURNED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+_OPPOSITE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "le": "gt", "gt": "le"}
+_LOW_HALVES = frozenset({"i32.add", "i32.sub", "i32.mul"})  # all they read of their operands
 _COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor"})
+
+
+Origins = dict[int | None, "_Node"]
+"""Values -> the one node that writes each."""
 
 
 class Unfusable(ValueError):
@@ -34,74 +44,94 @@ class Unfusable(ValueError):
 
 
 def fuse(code: Code, frame: Frame, entry: Label) -> Code:
-    """A function's code in fewer steps. `entry` is bound in the new code.
+    """A function's code in fewer steps. `entry` is bound in the new code instead.
 
     Raises:
-      Unfusable: if the function calls, jumps by tables or uses memory or globals.
+      Unfusable: if the function calls, jumps by tables, uses memory or globals or has several
+        results.
     """
-    graph = _Graph(code, frame, entry)
-    while graph.propagate() | graph.drop_unread() | graph.write_in_place():
+    if len(frame.type.results) > 1:
+        raise Unfusable("several results")
+    function = _Function(code, frame, entry)
+    while function.simplify() | function.drop_unread() | function.merge():
         pass
-    return graph.code(entry)
+    return function.code(entry)
+
+
+def copy(code: Code, entry: Label, new_entry: Label) -> Code:
+    """The same code once more, with `new_entry` in it for `entry`."""
+    out = dataclasses.replace(code, drafts=[], base=0)
+    labels = {id(entry): new_entry}
+
+    def renewed(label: Label | None) -> Label | None:
+        if label is None:
+            return None
+        new = labels.setdefault(id(label), Label())
+        new.code, new.position, new.used = out, label.position, label.used
+        return new
+
+    renewed(entry)
+    for draft in code.drafts:
+        after, target = renewed(draft.after), renewed(draft.target)
+        out.drafts.append(dataclasses.replace(draft, after=after, target=target))
+    return out
 
 
 @dataclasses.dataclass(slots=True)
 class _Node:
-    """An instruction; slots are offsets from fp, None is no slot.
+    """An instruction whose operands are values; None is none.
 
     Attributes:
-      next: the node that follows (None at an end). target: the one a branch goes to.
+      next: the node that follows; None at an end. target: the one that a taken branch goes to.
       gone: it does nothing any more.
-      live: the slots that are read after it before they are written.
+      live: the values that are read after it, before they are written.
     """
 
+    op: str
     draft: Draft
     a: int | None
     b: int | None
     c: int | None
     d: int | None
+    imm: int
     next: int | None
     target: int | None
     gone: bool = False
     live: frozenset[int] = frozenset()
 
     @property
-    def op(self) -> str:
-        return self.draft.op
-
     def reads(self) -> set[int]:
-        return {slot for slot in (self.a, self.b, self.c) if slot is not None}
+        return {value for value in (self.a, self.b, self.c) if value is not None}
 
-    def successors(self) -> Iterator[int]:
-        for index in (self.next, self.target):
-            if index is not None:
-                yield index
+    @property
+    def successors(self) -> list[int]:
+        return [index for index in (self.next, self.target) if index is not None]
+
+    @property
+    def relation(self) -> str:
+        """The comparison it is: eq, ne, lt, gt, le or ge."""
+        name = self.op.partition(".")[2].partition("_")[0]
+        return name if name in _TURNED else ""
+
+    def rename(self, old: int, new: int) -> None:
+        """Puts one value in the place of another."""
+        self.a, self.b, self.c, self.d = (
+            new if value == old else value for value in (self.a, self.b, self.c, self.d)
+        )
+        if old in self.live:
+            self.live = self.live - {old} | {new}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Value:
-    """What a slot holds: `what` is "copy" of a slot, "constant", or "not": whether the slot is 0."""
-
-    what: str
-    slot: int | None = None
-    constant: int = 0
-
-
-class _Graph:
+class _Function:
     def __init__(self, code: Code, frame: Frame, entry: Label):
         self._frame = frame
-        self._nodes: list[_Node] = []
-        heights = _heights(code, frame, entry)
-        for index, draft in enumerate(code.drafts):
-            if draft.op not in _PURE | _BRANCHES | _ENDS | {"jump"}:
-                raise Unfusable(draft.op)
-            self._nodes.append(_node(draft, index, heights.get(index)))
         self._first = _position(entry)
-        self._pass_jumps()
+        heights = _heights(code, frame, self._first)
+        self._nodes = [_node(draft, k, heights.get(k)) for k, draft in enumerate(code.drafts)]
+        self._n_params = frame.header + 1  # the header is given too
+        self._number_values()
 
-    def _pass_jumps(self) -> None:
-        for node in self._nodes:
-            node.gone = node.op == "jump"
+    # --- the graph ---
 
     def _resolve(self, index: int) -> int:
         """The node that acts first from here on."""
@@ -112,199 +142,209 @@ class _Graph:
         return index
 
     def _order(self) -> list[int]:
-        """Acting nodes that can be reached."""
-        found: dict[int, None] = {}
+        """Acting nodes that can be reached, in the order of the code."""
+        found = set()
         pending = [self._resolve(self._first)]
         while pending:
             index = pending.pop()
             if index not in found:
-                found[index] = None
+                found.add(index)
                 node = self._nodes[index]
                 node.next = None if node.next is None else self._resolve(node.next)
                 node.target = None if node.target is None else self._resolve(node.target)
-                pending += node.successors()
+                pending += node.successors
         return sorted(found)
 
-    def _blocks(self) -> list[list[int]]:
-        """Runs of nodes that are only entered at their start, in code order."""
+    def _acting(self) -> Iterator[_Node]:
+        return (self._nodes[index] for index in self._order())
+
+    def _number_values(self) -> None:
+        """Turns slots into values: definitions of a slot that reach a common use are one."""
         order = self._order()
-        entries = dict.fromkeys(order, 0)
-        entries[self._resolve(self._first)] = 2
+        # definition k < n_params: the k-th slot as the caller leaves it; else a node's
+        reaching: dict[int, dict[int, frozenset[int]]] = {index: {} for index in order}
+        reaching[order[0]] = {slot: frozenset({slot}) for slot in range(self._n_params)}
+        pending = [order[0]]
+        while pending:
+            index = pending.pop()
+            node = self._nodes[index]
+            after = dict(reaching[index])
+            if node.d is not None:
+                after[node.d] = frozenset({self._n_params + index})
+            for following in node.successors:
+                there = reaching[following]
+                merged = {
+                    slot: there.get(slot, frozenset()) | after.get(slot, frozenset())
+                    for slot in {*there, *after}
+                }
+                if merged != there:
+                    reaching[following] = merged
+                    pending.append(following)
+        values = _Sets()
+        for index in order:
+            for slot in self._nodes[index].reads:
+                for definition in reaching[index][slot]:
+                    values.join(min(reaching[index][slot]), definition)
         for index in order:
             node = self._nodes[index]
-            for following in node.successors():
-                # the start of a run: after a branch, or where ways join
-                entries[following] += 1 if node.target is None else 2
-        blocks = []
-        for start in (index for index in order if entries[index] != 1):
-            block = [start]
-            while True:
-                node = self._nodes[block[-1]]
-                if node.target is not None or node.next is None or entries[node.next] != 1:
-                    break
-                block.append(node.next)
-            blocks.append(block)
-        return blocks
+            for letter in "abc":
+                slot = getattr(node, letter)
+                if slot is not None:
+                    setattr(node, letter, values.first(min(reaching[index][slot])))
+            if node.d is not None:
+                node.d = values.first(self._n_params + index)
 
-    # --- passes; each says whether it changed something ---
-
-    def propagate(self) -> bool:
-        """Reads what a move copied, and constants, where they come from."""
-        blocks = self._blocks()
-        before: dict[int, list[int]] = {}
-        last = {block[-1]: block for block in blocks}
-        for index in last:
-            for following in self._nodes[index].successors():
-                before.setdefault(following, []).append(index)
-        at_end: dict[int, tuple[dict[int, _Value], set[int]]] = {}
-        changed = False
-        for block in blocks:
-            # what the only block before this one knew, if that was looked at already
-            origin = before.get(block[0], [])
-            start = block[0] != self._resolve(self._first) and len(origin) == 1
-            known, small = at_end.get(origin[0], ({}, set())) if start else ({}, set())
-            known, small = dict(known), set(small)
-            for index in block:
-                changed |= self._rewrite(self._nodes[index], known, small)
-            at_end[block[-1]] = known, small
-        return changed
-
-    def _rewrite(self, node: _Node, known: dict[int, _Value], small: set[int]) -> bool:
-        """One node, given what slots hold, and which of them less than 2^32."""
-        before = (node.a, node.b, node.c, node.draft.imm, node.op)
-        for letter in "abc":
-            value = known.get(getattr(node, letter))
-            if value is not None and value.what == "copy":
-                setattr(node, letter, value.slot)
-        _take_constants(node, known)
-        _take_condition(node, known)
-        if node.op == "i32.wrap_i64" and node.b in small:
-            node.draft.op = "move"
-        changed = before != (node.a, node.b, node.c, node.draft.imm, node.op)
-        if node.d is not None:
-            known.pop(node.d, None)
-            for slot in [slot for slot, value in known.items() if value.slot == node.d]:
-                del known[slot]
-            value = _value(node)
-            if value is not None and value.slot != node.d:
-                known[node.d] = value
-            is_small = _is_small(node, small)
-            small.discard(node.d)
-            if is_small:
-                small.add(node.d)
-        return changed
-
-    def _find_live(self) -> list[int]:
+    def _find_live(self) -> list[_Node]:
+        """Sets `live` of all acting nodes, which it returns."""
         order = self._order()
         entering: dict[int, frozenset[int]] = dict.fromkeys(order, frozenset())
-        results = frozenset(range(len(self._frame.type.results)))
         changed = True
         while changed:
             changed = False
             for index in reversed(order):
                 node = self._nodes[index]
-                live = frozenset().union(*(entering[k] for k in node.successors()))
-                if node.op in ("return", "return_value"):
-                    live = results
-                node.live = live
-                now = live - {node.d} | node.reads()
+                node.live = frozenset().union(*(entering[k] for k in node.successors))
+                now = node.live - {node.d} | node.reads
                 if now != entering[index]:
-                    entering[index] = now
-                    changed = True
-        return order
+                    entering[index], changed = now, True
+        return [self._nodes[index] for index in order]
+
+    # --- passes; each says whether it changed something ---
+
+    def simplify(self) -> bool:
+        """Reads what was copied, and constants, where they come from."""
+        nodes = [self._nodes[index] for index in self._order()]
+        writes = Counter(node.d for node in nodes)
+        writes.update(range(self._n_params))
+        reads = Counter(value for node in nodes for value in (node.a, node.b, node.c))
+        # Values that never change, made of such: they may be made again anywhere after.
+        origins: Origins = {
+            node.d: node
+            for node in nodes
+            if node.d is not None and all(writes[value] == 1 for value in (node.d, *node.reads))
+        }
+        changed = False
+        for node in nodes:
+            before = node.op, node.a, node.b, node.c, node.imm
+            for letter in "abc":
+                origin = origins.get(getattr(node, letter))
+                if origin is None or origin.b is None:
+                    continue
+                if origin.op == "move" or (
+                    origin.op == "i32.wrap_i64" and node.op in _LOW_HALVES and letter != "c"
+                ):
+                    setattr(node, letter, origin.b)
+            _take_constants(node, origins)
+            _take_condition(node, origins, reads)
+            if node.op == "i32.wrap_i64" and _is_small(origins.get(node.b)):
+                node.op = "move"
+            changed |= before != (node.op, node.a, node.b, node.c, node.imm)
+        return changed
 
     def drop_unread(self) -> bool:
-        """Drops what writes a slot that nobody reads, or moves one to itself."""
+        """Drops what writes a value that nobody reads, or copies one to itself."""
         changed = False
-        for index in self._find_live():
-            node = self._nodes[index]
-            itself = node.op == "move" and node.d == node.b and not node.draft.imm
+        for node in self._find_live():
+            itself = node.op == "move" and node.d == node.b and node.b is not None
             if node.op in _PURE and (node.d not in node.live or itself):
                 node.gone = changed = True
         return changed
 
-    def write_in_place(self) -> bool:
-        """Writes a value where a later move would put it."""
-        self._find_live()
-        return any([self._hoist(block, k) for block in self._blocks() for k in range(len(block))])
+    def merge(self) -> bool:
+        """Makes one value of two, one copied to the other, that are never needed at once."""
+        nodes, changed = self._find_live(), False
+        for move in nodes:
+            if move.op == "move" and move.b is not None and move.d is not None:
+                low, high = sorted((move.b, move.d))
+                if low != high and not self._interfere(low, high, move, nodes):
+                    for node in nodes:
+                        node.rename(high, low)
+                    move.gone = changed = True
+        return changed
 
-    def _hoist(self, block: list[int], at: int) -> bool:
-        move = self._nodes[block[at]]
-        source, to = move.b, move.d
-        if move.gone or move.op != "move" or source is None or move.draft.imm:
-            return False
-        if source in move.live or to is None:
-            return False
-        between: list[_Node] = []
-        for index in reversed(block[:at]):
-            node = self._nodes[index]
-            if node.gone:
-                continue
-            if node.d == source:
-                if node.op not in _PURE:
-                    return False
-                node.d = to
-                for user in between:
-                    for letter in "abc":
-                        if getattr(user, letter) == source:
-                            setattr(user, letter, to)
-                move.gone = True
-                return True
-            if to in node.reads() or node.d == to:
-                return False
-            between.append(node)
-        return False
+    def _interfere(self, low: int, high: int, move: _Node, nodes: list[_Node]) -> bool:
+        """Whether one is written, by other than the move, while the other is still needed."""
+        return high < self._n_params or any(
+            (node.d == low and high in node.live) or (node.d == high and low in node.live)
+            for node in nodes
+            if node is not move
+        )
 
     # --- the result ---
 
     def code(self, entry: Label) -> Code:
+        """The acting nodes as code."""
         order = self._order()
         positions = {index: k for k, index in enumerate(order)}
         out = Code(reachable=False)
         labels: dict[int, Label] = {}
 
         def label(index: int) -> Label:
-            if index not in labels:
-                labels[index] = Label()
-                labels[index].code, labels[index].position = out, positions[index]
-                labels[index].used = True
-            return labels[index]
+            new = labels.setdefault(index, Label())
+            new.code, new.position, new.used = out, positions[index], True
+            return new
 
+        slots = {value: value for value in range(self._n_params)}
         for k, index in enumerate(order):
             node = self._nodes[index]
+            if node.d is not None:
+                slots.setdefault(node.d, len(slots))
             follows = node.next is None or positions[node.next] == k + 1
             draft = dataclasses.replace(
                 node.draft,
-                a=_slot(node.a),
-                b=_slot(node.b),
-                c=_slot(node.c),
-                d=NO_DESTINATION if node.d is None else Slot("fp", node.d),
+                op=node.op,
+                a=_slot(node.a, slots),
+                b=_slot(node.b, slots),
+                c=_slot(node.c, slots),
+                d=NO_DESTINATION if node.d is None else _slot(node.d, slots),
+                imm=node.imm,
                 dsp=0,
                 after=None if follows or node.next is None else label(node.next),
                 target=None if node.target is None else label(node.target),
             )
             if node.op in ("return", "return_value"):
-                draft.dsp = len(self._frame.type.results) - self._frame.size
+                n_results = len(self._frame.type.results)
+                draft.dsp = n_results - self._frame.size
+                draft.d = Slot("fp", 0) if n_results else NO_DESTINATION
             out.drafts.append(draft)
         entry.alias = None
         entry.code, entry.position = out, positions[self._resolve(self._first)]
         return out
 
 
+class _Sets:
+    """Disjoint sets of numbers, each named by its smallest member."""
+
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+
+    def first(self, number: int) -> int:
+        while number in self._parents:
+            number = self._parents[number]
+        return number
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.first(a), self.first(b)))
+        if low != high:
+            self._parents[high] = low
+
+
 def _position(label: Label) -> int:
     return label.final().position
 
 
-def _heights(code: Code, frame: Frame, entry: Label) -> dict[int, int]:
+def _heights(code: Code, frame: Frame, first: int) -> dict[int, int]:
     """Where sp is before every instruction that can be reached, as an offset from fp."""
     heights: dict[int, int] = {}
-    pending = [(_position(entry), frame.size)]
+    pending = [(first, frame.size)]
     while pending:
         index, height = pending.pop()
         if index in heights:
             continue
         heights[index] = height
         draft = code.drafts[index]
+        if draft.op not in _PURE | _BRANCHES | _ENDS | {"jump"}:
+            raise Unfusable(draft.op)
         if draft.target is not None:
             pending.append((_position(draft.target), height + draft.dsp))
         if draft.op not in _ENDS:
@@ -314,90 +354,87 @@ def _heights(code: Code, frame: Frame, entry: Label) -> dict[int, int]:
 
 
 def _node(draft: Draft, index: int, height: int | None) -> _Node:
-    def offset(slot: Slot) -> int | None:
-        if slot.base == "abs":
-            if slot not in (NOWHERE, NO_DESTINATION):
-                raise Unfusable("a global")
-            return None
-        return slot.offset + (height or 0) * (slot.base == "sp")
+    """A node whose operands are slots, as offsets from fp; `height` is None if none reaches it."""
 
-    after: int | None = index + 1 if draft.after is None else _position(draft.after)
+    def offset(slot: Slot) -> int | None:
+        if height is None or slot in (NOWHERE, NO_DESTINATION):
+            return None
+        if slot.base == "abs":
+            raise Unfusable("a global")
+        return slot.offset + height * (slot.base == "sp")
+
+    ends = draft.op in _ENDS
+    after = index + 1 if draft.after is None else _position(draft.after)
     return _Node(
-        dataclasses.replace(draft),
+        draft.op,
+        draft,
         a=offset(draft.a),
         b=offset(draft.b),
         c=offset(draft.c),
-        d=offset(draft.d),
-        next=None if draft.op in _ENDS else after,
+        d=None if ends else offset(draft.d),
+        imm=draft.imm,
+        next=None if ends else after,
         target=None if draft.target is None else _position(draft.target),
+        gone=draft.op == "jump",
     )
 
 
-def _slot(offset: int | None) -> Slot:
-    return NOWHERE if offset is None else Slot("fp", offset)
+def _slot(value: int | None, slots: dict[int, int]) -> Slot:
+    return NOWHERE if value is None else Slot("fp", slots[value])
 
 
-def _take_constants(node: _Node, known: dict[int, _Value]) -> None:
-    """Takes operands that are constants as the immediate; A may change places with B for that."""
-    a, b = known.get(node.a), known.get(node.b)  # type: ignore[arg-type]
-    if b is not None and b.what == "constant" and node.op in _PURE and not node.draft.imm:
-        node.b, node.draft.imm = None, b.constant
-    if a is None or a.what != "constant":
-        return
-    if a.constant == 0:
+def _constant(origin: _Node | None) -> int | None:
+    """The number that a value is, if it is one."""
+    return origin.imm if origin is not None and origin.op == "move" and origin.b is None else None
+
+
+def _take_constants(node: _Node, origins: Origins) -> None:
+    """Takes a constant operand as the immediate, which B has; A may change places with it."""
+    a, b = _constant(origins.get(node.a)), _constant(origins.get(node.b))
+    if b is not None and node.op in _PURE:
+        node.b, node.imm = None, b
+    if a == 0:
         node.a = None
-    elif node.b is not None and not node.draft.imm and _turned(node.op):
-        node.draft.op = _turned(node.op)
-        node.a, node.b, node.draft.imm = node.b, None, a.constant
+    elif a is not None and node.b is not None:
+        name = node.op.partition(".")[2]
+        if node.relation:
+            node.op = node.op.replace(node.relation, _TURNED[node.relation])
+        elif name not in _COMMUTATIVE:
+            return
+        node.a, node.b, node.imm = node.b, None, a
 
 
-def _turned(op: str) -> str:
-    """The operator that does the same with its operands exchanged; "" if there is none."""
-    type_, _, name = op.partition(".")
-    relation, _, sign = name.partition("_")
-    if relation in _COMPARISONS:
-        return f"{type_}.{_COMPARISONS[relation]}" + (f"_{sign}" if sign else "")
-    return op if name in _COMMUTATIVE else ""
-
-
-def _take_condition(node: _Node, known: dict[int, _Value]) -> None:
-    """Looks through a conversion or a comparison with 0 at what it was made of.
-
-    A condition is the low half of a slot, whatever the upper half holds."""
-    value = known.get(node.c)  # type: ignore[arg-type]
-    if value is None:
+def _take_condition(node: _Node, origins: Origins, reads: Counter) -> None:
+    """Looks through a conversion or comparison with 0 at what a condition was made of, which is
+    the low half of a slot whatever the upper half holds."""
+    origin = origins.get(node.c)
+    if origin is None:
         return
-    if value.what == "low half" or value.what == "not zero":
-        node.c = value.slot
-    elif value.what == "zero" and node.op in _BRANCHES:
-        node.c = value.slot
-        node.draft.op = "br_unless" if node.op == "br_if" else "br_if"
-    elif value.what == "zero" and node.op == "select" and not node.draft.imm:
-        node.c = value.slot
-        node.a, node.b = node.b, node.a
+    against_zero = origin.op in ("i32.eq", "i32.ne") and origin.b is None and origin.imm == 0
+    if origin.op == "i32.wrap_i64" and origin.b is not None:
+        node.c = origin.b
+    elif against_zero and origin.op == "i32.ne":
+        node.c = origin.a
+    elif against_zero and node.op in _BRANCHES:
+        node.c = origin.a
+        node.op = "br_unless" if node.op == "br_if" else "br_if"
+    elif against_zero and node.imm == 0:
+        node.c, node.a, node.b = origin.a, node.b, node.a
+    elif origin.relation and reads[node.c] == 1 and node.op == "select":
+        # a constant is taken by B alone: the opposite condition exchanges the two
+        a = _constant(origins.get(node.a))
+        if a is not None and node.b is not None:
+            origin.op = origin.op.replace(origin.relation, _OPPOSITE[origin.relation])
+            node.a, node.b, node.imm = node.b, None, a
 
 
-def _value(node: _Node) -> _Value | None:
-    """What a node's destination holds after it, as far as it is of use."""
-    imm = node.draft.imm
-    if node.op == "move":
-        return _Value("constant", None, imm) if node.b is None else _Value("copy", node.b)
-    if node.op == "i32.wrap_i64" and node.b is not None:
-        return _Value("low half", node.b)
-    if node.op == "i32.eq" and node.a is not None and node.b is None and not imm:
-        return _Value("zero", node.a)
-    if node.op == "i32.ne" and node.a is not None and node.b is None and not imm:
-        return _Value("not zero", node.a)
-    return None
-
-
-def _is_small(node: _Node, small: set[int]) -> bool:
-    """Whether what it writes is below 2^32."""
-    type_, _, name = node.op.partition(".")
-    if type_ == "i32" or name in ("clz", "ctz", "popcnt") or name[:2] in _COMPARISONS:
+def _is_small(origin: _Node | None) -> bool:
+    """Whether a value is below 2^32."""
+    if origin is None:
+        return False
+    type_, _, name = origin.op.partition(".")
+    if type_ == "i32" or name in ("clz", "ctz", "popcnt") or origin.relation:
         return True
-    if node.op == "move":
-        return node.draft.imm < 2**32 if node.b is None else node.b in small
-    if node.b is None and name == "shr_u":
-        return node.draft.imm >= 32
-    return node.b is None and name == "and" and node.draft.imm < 2**32
+    if origin.b is not None:
+        return False
+    return origin.imm % 64 >= 32 if name == "shr_u" else name == "and" and origin.imm < 2**32

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import NOWHERE, Slot
-from wasmjax.wasm import layout, runtime
+from wasmjax.wasm import fuse, layout, runtime
 from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.body import BodyLowering
 from wasmjax.wasm.frames import Frame, number
@@ -325,6 +325,9 @@ class Store:
             if linked.indirect is not None and linked.indirect is not linked.entry:
                 code.bind(linked.indirect)
                 code.emit(Draft("jump", dsp=frame.n_locals, note=f"{linked.name}: locals"))
+            if linked.unit.name in runtime.COMPILED:
+                linked.code = _fused(linked, linked.unit)
+                return
             code.bind(linked.entry)
             BodyLowering(linked.function, frame, linked.unit, code).run()
             if code.reach() <= WASM.frame_limit:
@@ -337,6 +340,21 @@ class Store:
                 label.alias = None
                 code.bind(label)
         code.emit(Draft("trap", aux=trap, note=linked.name))
+
+
+_TEMPLATES: dict[tuple[str, int], tuple[Code, Label]] = {}
+"""Code and entries of fused functions, which refer to nothing of the program they are in."""
+
+
+def _fused(linked: Linked, unit: Unit) -> Code:
+    """The code of a compiled runtime module's function."""
+    key = unit.name, linked.function.offset
+    if key not in _TEMPLATES:
+        code, entry = Code(), Label()
+        code.bind(entry)
+        BodyLowering(linked.function, linked.frame, unit, code).run()
+        _TEMPLATES[key] = fuse.fuse(code, linked.frame, entry), entry
+    return fuse.copy(*_TEMPLATES[key], linked.entry)
 
 
 def indirect_entry(store: Store, linked: Linked) -> Label:

@@ -54,7 +54,31 @@ DIVISIONS = frozenset(
 )
 """Operators that a constant divisor turns into a few steps (`division`)."""
 
-LIBRARY = DIVISIONS | {"memory.grow", "memory.copy", "memory.fill"}
+_FLOATS = ("f32", "f64")
+_FLOAT_ROUTINES = (
+    "add", "mul", "div", "sqrt", "min", "max", "ceil", "floor", "trunc", "nearest",
+    "eq", "ne", "lt", "gt", "le", "ge",
+)  # fmt: skip
+
+SIGN_CHANGES = frozenset(f"{t}.{name}" for t in _FLOATS for name in ("abs", "neg", "copysign"))
+"""Operators that work on the sign bit alone."""
+
+SUBTRACTIONS = {f"{t}.sub": f"{t}.add" for t in _FLOATS}
+"""Operators that are another one with the sign of the second operand changed."""
+
+CONVERSIONS = frozenset(
+    name
+    for name in OPCODES
+    if "trunc_" in name or ".convert_" in name or name in ("f64.promote_f32", "f32.demote_f64")
+)
+"""Operators between floats and integers, and between the floats."""
+
+LIBRARY = (
+    DIVISIONS
+    | {"memory.grow", "memory.copy", "memory.fill"}
+    | {f"{t}.{name}" for t in _FLOATS for name in _FLOAT_ROUTINES}
+    | CONVERSIONS
+)
 """Operators that are calls of the runtime library's function of the same name."""
 
 
@@ -97,6 +121,8 @@ UNSUPPORTED = (
     - NO_STEP
     - CONSTANTS
     - LIBRARY
+    - SIGN_CHANGES
+    - SUBTRACTIONS.keys()
     - LOADS.keys()
     - STORES.keys()
     - _OTHERS

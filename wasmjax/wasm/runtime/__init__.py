@@ -1,9 +1,10 @@
 """The runtime library: WebAssembly that lowering links into programs.
 
-Division, growing, copying and filling the memory, and WASI preview 1, written in the text format
-(the `*.wat` beside this file). A runtime module has no state of its own: it imports the program's
-memory and the hidden globals of `layout` from the pseudo-module `wasmjax`, and the functions below,
-which are one machine step each, or those that another runtime module exports.
+Division, growing, copying and filling the memory, tables, and WASI preview 1, written in the text
+format (the `*.wat` beside this file); floating point, compiled from the `*.c` by
+scripts/build_floats. A runtime module has no state of its own: it imports the program's memory and
+the hidden globals of `layout` from the pseudo-module `wasmjax`, and the functions below, which are
+one machine step each, or those that another runtime module exports.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ that name, or (`narrow`, from an i64 below 2^32 to that i32) nothing."""
 WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 """Import modules whose functions the library `wasi` supplies."""
 
-LIBRARIES = ("divide", "memory", "table", "wasi")
+COMPILED = ("f32", "f64")
+"""Names of the runtime modules that are compiled. Their functions call none, and are fused."""
+
+LIBRARIES = ("divide", "memory", "table", "wasi", *COMPILED)
 """Names of the runtime modules."""
 
 
@@ -52,20 +56,27 @@ class Library:
 
 
 def source(name: str) -> str:
-    """The text of a runtime module."""
+    """The text of a runtime module that is not compiled."""
     return resources.files(__package__).joinpath(f"{name}.wat").read_text()
+
+
+def binary(name: str) -> bytes:
+    """A runtime module in the binary format."""
+    if name in COMPILED:
+        return resources.files(__package__).joinpath(f"{name}.wasm").read_bytes()
+    return bytes(wasmtime.wat2wasm(source(name)))
 
 
 @functools.cache
 def library(name: str) -> Library:
-    """A runtime module, compiled and decoded.
+    """A runtime module, decoded.
 
     Raises:
       KeyError: if there is none of that name.
     """
     if name not in LIBRARIES:
         raise KeyError(name)
-    module = decode(bytes(wasmtime.wat2wasm(source(name))))
+    module = decode(binary(name))
     functions = {
         export.name: export.index for export in module.exports if export.kind is ExternKind.FUNC
     }
