@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, default=2_000_000, help="of an invocation")
     parser.add_argument("--shown", type=int, default=SHOWN, help="failures shown per script")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all verdicts")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     can_batch = not args.oracle and (args.engine, args.cache) == ("packed", "indexed")
     if args.batch and not can_batch:
         parser.error("--batch needs --engine packed and --cache indexed")

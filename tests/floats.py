@@ -142,10 +142,9 @@ def without_traps(name, arrays):
     if ".trunc_" not in name or "_sat_" in name:
         return arrays
     width, kind = int(name[1:3]), "f4" if SIGNATURES[name][0][0] == "f32" else "f8"
-    numbers = arrays[0].astype(f"u{kind[1]}").view(kind).astype(np.float64)
     low, high = (-(2.0 ** (width - 1)), 2.0 ** (width - 1)) if name[-1] == "s" else (0, 2.0**width)
     with np.errstate(invalid="ignore"):  # signaling NaNs
-        whole = np.trunc(numbers)
+        whole = np.trunc(arrays[0].astype(f"u{kind[1]}").view(kind).astype(np.float64))
     return (arrays[0][(whole >= low) & (whole < high)],)
 
 

@@ -58,8 +58,8 @@ def steps(text):
          "i32.add return_value"),
         ("(local.get 0) (local.set 0 (local.get 1)) (i32.sub (local.get 0))",
          "i32.sub return_value"),
-        ("(local.get 0) (local.set 0 (i32.const 5)) (i32.sub (local.get 1)) (i32.mul (local.get 0))",
-         "i32.sub i32.mul return_value"),
+        ("(local.get 0) (local.set 0 (i32.const 5)) (i32.sub (local.get 1))"
+         " (i32.mul (local.get 0))", "i32.sub i32.mul return_value"),
         ("(if (i32.eqz (local.get 0)) (then (return (local.get 1)))) (local.get 0)",
          "br_if return_value return_value"),
         ("(select (local.get 0) (local.get 1) (i32.eqz (local.get 0)))", "select return_value"),

@@ -277,3 +277,19 @@ def test_wasi_beside_other_modules():
     assert instance.call("hello") == (0,)
     assert store.session.oracle.stdout == b"hello"
     assert instance.memory(16, 4) == bytes([5, 0, 0, 0])
+
+
+def test_a_table_lies_below_the_memory_that_grows():
+    """Rows of the cache reach up to the highest address in use."""
+    store = new_store(growth=1000)
+    text = """(module (table 2 funcref) (elem (i32.const 0) $g) (func $g) (memory 1)
+      (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"""
+    instance = store.instantiate(load(text))
+    assert instance.call("grow", 0) == (1,)
+    assert max(store.engine.cache.capacities(store.session._lane.cache)) <= 65536
+    assert instance.call("grow", 800) == (1,)
+
+
+def test_element_segments_without_a_table():
+    text = '(module (func $f) (elem $p func $f) (func (export "f") (elem.drop $p)))'
+    assert new_store().instantiate(load(text)).call("f") == ()

@@ -207,11 +207,11 @@ class Store:
         found = [self._supply(import_) for import_ in module.imports]
         memory = next((item for item in found if isinstance(item, Memory)), None)
         table = next((item for item in found if isinstance(item, Table)), None)
+        if module.table is not None:  # below the memory, which keeps pages to grow
+            table = self.table(table_size(module), module.table.limits.max)
         if module.memory is not None:
             minimum, maximum = memory_limits(module)
             memory = self.memory(minimum, maximum)
-        if module.table is not None:
-            table = self.table(table_size(module), module.table.limits.max)
         imports: list[PlainExternal] = []
         for import_, item in zip(module.imports, found, strict=True):
             if item is None:
@@ -296,7 +296,8 @@ class Store:
         if minimum > left:
             what = f"a memory or table of {minimum} pages in a store that has {left} left"
             raise UnsupportedError("memory size", what)
-        self._pages += max(minimum, min(most, left // 2))
+        # Not all that is left: another module may come.
+        self._pages += max(minimum, min(most, left - left // 8))
         return base
 
     def _placed(self, linked: Linked) -> Linked:

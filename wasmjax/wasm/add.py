@@ -144,7 +144,10 @@ def add(store: Store, unit: Unit, before: Counters, partial: bool = False) -> Ad
         raise InstantiationError(error)
     segments = {slot: module.data[index].init for index, slot in unit.segments.items()}
     for index, slot in unit.element_segments.items():
-        segments[slot] = b"".join(_reference(references, value) for value in passive[index])
+        if table.address is None:  # no table that they could get into
+            segments[slot] = bytes(ELEMENT * len(passive[index]))
+        else:
+            segments[slot] = b"".join(_reference(references, value) for value in passive[index])
     return Added(
         instructions=assembled.instructions,
         table=entries,
