@@ -541,7 +541,7 @@ def test_kill_9_at_any_time(many, tmp_path, seed, traced):
     while not codes or codes[-1] != 0:
         lanes, seconds = rng.choice((8, 8, 16)), rng.choice((0, 0.2, 0.2))
         process = in_batches.started(*args, "--lanes", lanes, "--checkpoint-seconds", seconds)
-        # The first few are killed early, when all there is has been read.
+        # At any time, that of starting included; at last it may end.
         patience = rng.uniform(2, 8) if len(codes) < 25 else 600
         code, err = kill_after(
             process, patience, rng.choice((signal.SIGKILL,) * 3 + (signal.SIGINT,))

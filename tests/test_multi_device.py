@@ -11,7 +11,6 @@ import time
 import pytest
 
 import batch_jobs
-from wasmjax.batch.checkpoint import Checkpoints
 from wasmjax.batch.traces import read_traces
 from wasmjax.cli import status
 
@@ -165,7 +164,6 @@ def test_two_processes_that_are_killed(jobs, expected, tmp_path):
             process.kill()
             process.communicate()
     assert 0 < len(list(traces.glob("*.parquet")))
-    assert len(Checkpoints(folder)._manager.all_steps()) in (1, 2)
     (error,) = ended(started(jobs, output, *options[:2], *options[4:], "--cpu-devices", 3))
     assert "going on after job" in error
     assert output.read_bytes() == expected

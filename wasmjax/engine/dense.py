@@ -71,7 +71,7 @@ class Dense:
             o_Hx2 = (
                 jnp.zeros((heads, 2), self.dtype)
                 .at[at[:, 0], at[:, 1]]
-                .set(jnp.concatenate(out).astype(self.dtype))
+                .set(jnp.concatenate([jnp.zeros((0,), y.dtype), *out]).astype(self.dtype))
             )
             x_D = x_D + jnp.einsum("dhc,hc->d", params["w_o"][layer], o_Hx2, precision=_HIGHEST)
             gate = jnp.einsum("nd,d->n", params["w_gate"][layer], x_D, precision=_HIGHEST)
