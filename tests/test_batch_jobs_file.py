@@ -358,6 +358,12 @@ def test_an_output_that_cannot_be_written(batch, tmp_path):
     assert_refused(batch(jobs, "-o", path), path, "Not a directory")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_disk_that_is_full(batch, tmp_path):
+    ended = batch(tmp_path / "jobs.jsonl", "-o", "/dev/full", "--lanes", 8)
+    assert_refused(ended, "wasmjax: /dev/full: No space left on device")
+
+
 @pytest.mark.parametrize("option", ["--checkpoint", "--traces"])
 def test_a_folder_that_cannot_be_used(batch, tmp_path, option):
     jobs, file = tmp_path / "jobs.jsonl", written(tmp_path / "file", "x")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+import absl.logging
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -31,6 +32,8 @@ from wasmjax.model.transformer import Transformer
 def batch(args: argparse.Namespace) -> int:
     """Runs a jobs file; returns the exit status."""
     config = _config(args)
+    # Orbax warns of checkpoints that a crash has left half removed; they do no harm.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     _start_jax(args, config)
     with refusing(args.jobs):
         jobs = read_jobs(args.jobs)
@@ -208,19 +211,35 @@ class _Output:
 
     def write(self, result: JobResult) -> None:
         """Writes a line."""
-        self._file.write(result.to_json().encode() + b"\n")
+        with self._named():
+            self._file.write(result.to_json().encode() + b"\n")
 
     def flush(self) -> None:
         """Hands over what was written."""
-        self._file.flush()
+        with self._named():
+            self._file.flush()
 
     def written(self) -> int:
         """Brings what was written to the disk; how many bytes there are (of a file)."""
-        self._file.flush()
+        self.flush()
         if not self._regular:
             return 0
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._named():
+            os.fsync(self._file.fileno())
+            return self._file.tell()
+
+    def close(self) -> None:
+        """The last call."""
+        with self._named():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raises Refused for what the disk refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise Refused(f"{self._file.name}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -231,8 +250,11 @@ def _output(args: argparse.Namespace) -> Iterator[_Output]:
         file = open(path, "r+b" if os.path.isfile(path) else "wb")
     except OSError as error:
         raise Refused(f"{args.output}: {error.strerror or error}") from None
-    with file:
-        yield _Output(file)
+    output = _Output(file)
+    try:
+        yield output
+    finally:
+        output.close()
 
 
 def _config(args: argparse.Namespace) -> BatchConfig:
