@@ -112,6 +112,7 @@ def settle(fleet: Fleet, running: dict[int, Run], everything: bool = False) -> l
     """Waits for a chunk and takes out what has stopped (or everything); returns it."""
     chunk = fleet.finish()
     assert set(chunk.kept) <= set(running)
+    assert all(chunk.steps[lane] or chunk.status[lane] not in (RUNNING, PAUSED) for lane in running)
     for lane, run in running.items():
         if lane in chunk.kept:
             tokens = np.zeros((len(chunk.kept[lane]), len(run.sequence.token)), np.int32)

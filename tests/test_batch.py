@@ -304,6 +304,14 @@ def test_jobs_that_outgrow_their_lanes(run, mixed):
     assert renamed(again) == renamed(deep)
 
 
+def test_an_outgrown_lane_takes_what_room_there_is(run):
+    """The number of lanes asked for is that of the smallest ones."""
+    beside = [call("loops", "gcd", 12, k) for k in range(1, 20)]
+    jobs = [beside[0], call("grow", "touch", 24, 5), *beside[1:]]
+    results = run(jobs, lanes=LANES, memory_bytes=30 << 20)
+    assert [result.outcome for result in results] == ["return"] * len(jobs)
+
+
 def test_output_before_and_after_growing(run):
     text = batch_jobs.wasi_program(
         "",

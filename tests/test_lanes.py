@@ -15,7 +15,7 @@ import onlanes
 import programs
 from lowering import compile_wat
 from onlanes import SMALL_ROWS, WASM_ROWS, Run, drive, settle
-from random_transformers import ONCE, STOP, draw
+from random_transformers import KINDS, ONCE, STOP, draw
 from test_integrity import one_changed
 from wasmjax.cache.lanes import Packing, _packing
 from wasmjax.circuit.language import Vocabulary
@@ -74,21 +74,25 @@ def test_many_random_transformers(seed):
     onlanes.check_random_transformer(seed)
 
 
-@pytest.mark.parametrize("seed", [9, 19])
-def test_addresses_that_no_prompt_wrote(seed):
-    """Of a write-once store: queries beyond those written clip to them, wherever a prefix ends."""
+@pytest.mark.parametrize(("seed", "rewritable"), [(9, False), (19, False), (7, True), (34, True)])
+def test_addresses_that_no_prompt_wrote(seed, rewritable):
+    """What they answer does not depend on where a prefix ends: among those written as the first
+    token, beyond them as the nearest."""
     drawn = draw(seed)
     engine = LanesEngine(drawn.weights, STOP, onlanes.one_device(), keep_all=True)
     one = Engine(drawn.weights, STOP, chunk=16)
     fleet = Fleet(engine, onlanes.capacity(engine, 5, *[16] * len(engine.cache.families)))
     tokens = onlanes.begun(engine.cache, drawn.prompts[0])
-    once = tokens[:, 0] == ONCE
-    tokens = tokens[~(once & np.isin(tokens[:, 1], (0, 1, 2, 5, 7)))]
-    (at,) = np.nonzero(tokens[:, 0] == ONCE)
-    assert at[0] > 0 and len(at) == 3
+    if rewritable:
+        drop = np.isin(tokens[:, 0], KINDS) & np.isin(tokens[:, 1], (2, 3, 4, 7))
+        drop[-1] = False
+    else:
+        drop = (tokens[:, 0] == ONCE) & np.isin(tokens[:, 1], (0, 1, 2, 5, 7))
+    tokens = tokens[~drop]
+    (at,) = np.nonzero(np.isin(tokens[:, 0], KINDS if rewritable else (ONCE,)))
     expected, refusal = onlanes.generate(one, tokens, 40)
     assert not refusal
-    splits = [1, at[0], at[0] + 1, at[1] + 1, len(tokens) - 1]
+    splits = [1, max(1, at[0]), at[0] + 1, at[1] + 1, len(tokens) - 1]
     runs = [Run(onlanes.sequence(engine.cache, tokens, split), 40) for split in splits]
     drive(fleet, runs)
     for run in runs:
@@ -296,6 +300,15 @@ def test_further_turns():
         )
         np.testing.assert_array_equal(mine, read_values(WASM, session.stored, kind, addresses))
     assert mine[[1, 2, 7500]].tolist() == [2**40 + 10, 2**64 - 1, 9]
+    # All that is stored, the addresses that tell whether a word was ever written among it.
+    probe = np.zeros((100, len(run.sequence.token)), np.int32)
+    probe[:, columns(WASM)["kind"]] = isa.KIND["mem8"]
+    probe[:, columns(WASM)["a0"]] = 8 * (np.arange(100) % 32)
+    probe[:, columns(WASM)["a1"]] = np.arange(100) // 32
+    for mine, its in zip(
+        stored(engine.cache, run.sequence, probe), session.stored(probe), strict=True
+    ):
+        np.testing.assert_array_equal(mine, its)
 
 
 def test_a_further_turn_may_not_write_what_is_shared():
@@ -365,12 +378,16 @@ def test_a_value_that_its_type_cannot_hold_is_refused():
     assert count == 1 + np.flatnonzero(writes)[0]
     with pytest.raises(ValueError, match="does not fit the cache's types"):
         onlanes.sequence(engine.cache, prompt(SMALL, programs.counter_loop(SMALL, 16)))
+    # A lane remembers nothing of its refusal.
+    again = [Run(onlanes.sequence(engine.cache, prompts[0])) for _ in range(2)]
+    drive(fleet, again)
+    assert [run.status for run in again] == [STOPPED, STOPPED]
 
 
 def test_an_address_below_its_space_is_refused():
     """Never written before the first row: that would be another lane's."""
     engine = LanesEngine(onlanes.counter_weights(), cm.STOP, onlanes.one_device(), keep_all=True)
-    prompts = [cm.prompt(cm.add(), case) for case in ((3, 2), (0, 0))]
+    prompts = [cm.prompt(cm.add(), case) for case in ((0, 0), (3, 2))]
     runs = [Run(onlanes.sequence(engine.cache, tokens)) for tokens in prompts]
     # As if a certificate had not seen the least addresses.
     heads = engine.cache.heads
@@ -378,10 +395,14 @@ def test_an_address_below_its_space_is_refused():
     engine.cache.heads = dataclasses.replace(heads, stores=tuple(stores))
     fleet = Fleet(engine, onlanes.capacity(engine, 2, 32))
     lanes = fleet.admit([(run.sequence, 100) for run in runs])
+    assert lanes == [0, 1]
+    before = np.array(fleet._lanes.cache.written[0])
     fleet.start(100, 2)
     chunk = fleet.finish()
-    assert chunk.status[lanes].tolist() == [REFUSED, STOPPED]
-    assert "address space" in fleet.problem(lanes[0])
+    assert chunk.status[lanes].tolist() == [STOPPED, REFUSED]
+    assert "address space" in fleet.problem(1)
+    after = np.array(fleet._lanes.cache.written[0])
+    np.testing.assert_array_equal(after[:, :-1], before[:, :-1])  # the last row is a dummy
 
 
 def test_steps_are_used_up():
@@ -644,12 +665,15 @@ def test_a_pool_keeps_every_segment_that_is_held(steps):
     assert len(pool.rows) >= total
 
 
-def test_lanes_keep_their_segments_when_pools_change():
-    """Pools too small for one prompt: they grow, and are compacted, while others run."""
+@pytest.mark.parametrize("rows", [2, 100])
+def test_lanes_keep_their_segments_when_pools_change(rows):
+    """Pools too small for one prompt grow, those for three are compacted, while others run."""
     engine = onlanes.engine("small")
-    fleet = Fleet(engine, onlanes.capacity(engine, 3, *SMALL_ROWS, pool_rows=2))
-    cases = [small_cases()[k] for k in (4, 9, 4, 10, 11, 7, 3, 9, 8)]
+    fleet = Fleet(engine, onlanes.capacity(engine, 3, *SMALL_ROWS, pool_rows=rows))
+    # The second and the last one run on while the code before theirs goes.
+    cases = [small_cases()[k] for k in (9, 7, 10, 11, 12, 9, 10, 11, 8, 10, 9, 7, 11, 9, 10, 4)]
     runs = [Run(onlanes.sequence(engine.cache, tokens)) for tokens, _ in cases]
     drive(fleet, runs, INNER)
     for run, (_, following) in zip(runs, cases, strict=True):
         np.testing.assert_array_equal(run.tokens, following)
+    assert (len(fleet._pools[0].rows) > rows) == (rows == 2)

@@ -187,6 +187,9 @@ class Machine:
         Args:
           options: those of `batch`. With `traces=FOLDER` they are written there as well.
         """
+        if options.get("checkpoint") is not None and options.get("traces") is None:
+            # Traces come in the order in which jobs end: what was handed out is not known.
+            raise ValueError("traces of a batch with checkpoints need a folder (traces=)")
         found: list[Trace] = []
         batch = self.batch(jobs, keep_tokens=True, on_trace=found.append, **options)
         for _ in batch.results():

@@ -87,7 +87,9 @@ class Capacities:
         each = lane_bytes(self.engine, rows)
         free = self.options.memory_bytes or _free_bytes(self.engine)
         target, fit = max(1, self.target // devices), free // each
-        wanted = 1 if self.options.lanes is None else target
+        # Those that outgrow the smallest lanes take what there is.
+        asked = self.options.lanes is not None and rows == self.rows()
+        wanted = target if asked else 1
         if fit < wanted:
             raise EngineError(
                 f"{wanted:,} lane(s) per device need {wanted * each / 2**20:,.1f} MiB of its "

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from wasmjax.batch.jobs import JobError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)

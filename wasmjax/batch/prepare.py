@@ -40,7 +40,7 @@ from wasmjax.wasm.validate import load_bytes
 _MODULES, _PREFIXES = 512, 64
 """Lowered modules, and cached prompts, that are kept."""
 
-_REFUSALS = (DecodeError, InstantiationError, LinkError, OSError, TypeError, ValueError)
+_REFUSALS = (DecodeError, InstantiationError, LinkError, OSError, ValueError)
 
 
 @dataclasses.dataclass
@@ -111,6 +111,8 @@ class Preparer:
         return tokens
 
     def _lowered(self, job: Job) -> tuple[bytes, LoweredCode]:
+        if not isinstance(job.module, bytes | str | os.PathLike | Module):
+            raise ValueError("a module is bytes, a path or what wasmjax.load returns")
         if isinstance(job.module, Module):
             # Kept alive, so that no other module gets its id.
             self._alive[id(job.module)] = job.module
@@ -152,7 +154,12 @@ def _bound(job: Job, code: LoweredCode) -> tuple[Lowered, list[tuple[FunctionEnt
     if job.max_steps is not None and job.max_steps < 1:
         raise ValueError("max_steps must be at least 1")
     if not all(isinstance(text, str) for text in (*job.args, *job.env)):
-        raise TypeError("args and env are strings")
+        raise ValueError("args and env are strings")
+    if not isinstance(job.stdin, bytes):
+        raise ValueError("stdin is bytes")
+    numbers = (job.seed, job.clock, job.call_depth, *job.call_args)
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError("seed, clock, call_depth and call_args are integers")
     lowered = bind(
         code,
         args=["program", *job.args],
@@ -174,7 +181,11 @@ def _bound(job: Job, code: LoweredCode) -> tuple[Lowered, list[tuple[FunctionEnt
     turns: list[tuple[FunctionEntry, Many[int]]] = []
     if lowered.start is not None:
         turns.append((lowered.start, ()))
-    return lowered, [*turns, (entry, argument_bits(entry, job.call_args))]
+    try:
+        bits = argument_bits(entry, job.call_args)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return lowered, [*turns, (entry, bits)]
 
 
 def _tail(prefix: Prefix, lowered: Lowered, entry: FunctionEntry, args: Many[int]) -> np.ndarray:

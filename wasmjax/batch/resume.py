@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from wasmjax.batch.capacity import Rows
 from wasmjax.batch.checkpoint import Entry
 from wasmjax.batch.jobs import Job, JobError
 from wasmjax.batch.prepare import Prepared
@@ -13,12 +14,13 @@ from wasmjax.batch.running import Running
 from wasmjax.engine.sequence import Sequence
 
 
-def entry(running: Running, left: int, sequence: Sequence) -> Entry:
-    """A job that has begun: its sequence, and steps that are left."""
+def entry(running: Running, left: int, sequence: Sequence, room: Rows) -> Entry:
+    """A job that has begun: its sequence, steps left, rows of the lanes it is in or waits for."""
     none = np.zeros((0, len(sequence.token)), np.int16)
     arrays = {f"rows{number}": rows for number, rows in enumerate(sequence.contents())}
     arrays |= {f"seen{number}": seen for number, seen in enumerate(sequence.seen)}
     arrays |= {
+        "room": np.array(room, np.int64),
         "token": sequence.token,
         "count": np.array([sequence.count], np.int64),
         "totals": sequence.totals,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
@@ -121,12 +122,28 @@ class Batch:
 
 
 def identity(engine: LanesEngine, jobs: Many[Job], keeps_tokens: bool) -> str:
-    """What a checkpoint must agree with: weights, jobs, and whether tokens are kept."""
+    """What a checkpoint must agree with: weights, jobs with the modules that they name, and whether
+    tokens are kept."""
     out = hashlib.sha256(digest(engine.weights).encode())
     out.update(bytes([keeps_tokens]))
+    files: dict[str, bytes] = {}
     for job in jobs:
         out.update(repr(job).encode())
+        if isinstance(job.module, str | os.PathLike):
+            # A module that has changed would go on from another one's state.
+            path = os.fspath(job.module)
+            if path not in files:
+                files[path] = _contents(path)
+            out.update(files[path])
     return out.hexdigest()
+
+
+def _contents(path: str) -> bytes:
+    """A digest of a file; of nothing if it cannot be read, which is that job's result."""
+    try:
+        return hashlib.sha256(pathlib.Path(path).read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 __all__ = ["Batch", "JobError", "identity"]

@@ -221,13 +221,14 @@ class Scheduler:
         if self._fleet is not None:
             lanes = list(self._running)
             for lane, sequence in zip(lanes, self._fleet.take(lanes), strict=True):
-                going.append((self._running[lane], self._fleet.left(lane), sequence))
-        for queue in self._waiting.values():
+                rows = self._fleet.capacity.rows
+                going.append((self._running[lane], self._fleet.left(lane), sequence, rows))
+        for rows, queue in self._waiting.items():
             for running, sequence in queue:
                 if not running.begun:
                     fresh.append(running.index)
                 else:
-                    going.append((running, running.left, sequence))
+                    going.append((running, running.left, sequence, rows))
         return Snapshot(
             identity,
             self._next_job,
@@ -253,7 +254,8 @@ class Scheduler:
         self.results = {result.index: result for result in results}
         prepared = self._preparer.prepare([self.jobs[saved.index] for saved in snapshot.entries])
         for saved, again in zip(snapshot.entries, prepared, strict=True):
-            self._wait(*resumed(saved, self.jobs[saved.index], again))
+            running, sequence = resumed(saved, self.jobs[saved.index], again)
+            self._wait(running, sequence, saved.arrays["room"].tolist())
         fresh = self._preparer.prepare([self.jobs[index] for index in snapshot.fresh])
         for index, again in zip(snapshot.fresh, fresh, strict=True):
             self._enqueue(index, self.jobs[index], again)
