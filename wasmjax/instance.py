@@ -13,7 +13,7 @@ from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.contents import read_values
 from wasmjax.machine.describe import trap_message
-from wasmjax.machine.program import invocation, prompt, registers, registers_of
+from wasmjax.machine.program import Program, Registers, invocation, prompt, registers_of
 from wasmjax.machine.tokens import columns
 from wasmjax.wasm import layout
 from wasmjax.wasm.lower import FunctionEntry, Lowered
@@ -160,22 +160,17 @@ class Instance:
         return read_values(WASM, self.session.stored, kind, addresses_N)
 
     def invoke(self, entry: FunctionEntry, args: Sequence[int]) -> int:
-        """Feeds an invocation's tokens (after the prompt, the first time); returns how many."""
-        fresh = self.session.tokens == 0
-        now = registers(WASM, self._prompt) if fresh else registers_of(WASM, self.session.totals)
-        turn = invocation(
-            WASM,
-            self.lowered.program,
-            now,
-            entry=entry.entry,
-            args=args,
-            header=entry.header,
-            frame_size=entry.frame_size,
-        )
-        tokens = np.concatenate([self._prompt, turn]) if fresh else turn
-        self.session.feed(tokens)
-        self.fed = tokens
-        return len(tokens)
+        """Feeds what comes before an invocation, and its tokens; returns how many."""
+        before = self._unfed()
+        totals = self.session.totals + before.sum(axis=0, dtype=np.int64)
+        turn = invocation_of(self.lowered.program, registers_of(WASM, totals), entry, args)
+        self.fed = np.concatenate([before, turn])
+        self.session.feed(self.fed)
+        return len(self.fed)
+
+    def _unfed(self) -> np.ndarray:
+        """The tokens that the next invocation follows and that were not fed yet, int32 [n, F]."""
+        return self._prompt if self.session.tokens == 0 else self._prompt[:0]
 
 
 class Run:
@@ -294,6 +289,28 @@ def value_of(token_F: np.ndarray) -> int:
     """The value a token writes, as unsigned bits."""
     start = _COLUMN["v0"]
     return int.from_bytes(token_F[start : start + 8].astype(np.uint8).tobytes(), "little")
+
+
+def invocation_of(
+    program: Program, now: Registers, entry: FunctionEntry, args: Sequence[int]
+) -> np.ndarray:
+    """The tokens that call a function with argument bits, int32 [n, F].
+
+    Args:
+      now: sums over everything before.
+
+    Raises:
+      ValueError: if something does not fit the machine's fields.
+    """
+    return invocation(
+        WASM,
+        program,
+        now,
+        entry=entry.entry,
+        args=args,
+        header=entry.header,
+        frame_size=entry.frame_size,
+    )
 
 
 def argument_bits(entry: FunctionEntry, args: Sequence[int]) -> list[int]:

@@ -25,15 +25,14 @@ from wasmjax.machine.program import (
     Instruction,
     Program,
     Slot,
-    invocation,
+    TableEntry,
     prompt_addition,
     prompt_code,
-    registers,
     registers_of,
     write_slot,
 )
 from wasmjax.machine.tokens import token
-from wasmjax.wasm import layout, runtime
+from wasmjax.wasm import layout, link, runtime
 from wasmjax.wasm.add import (
     NULL_ENTRY,
     Counters,
@@ -47,17 +46,7 @@ from wasmjax.wasm.add import (
     table_size,
 )
 from wasmjax.wasm.errors import UnsupportedError
-from wasmjax.wasm.link import (
-    External as PlainExternal,
-)
-from wasmjax.wasm.link import (
-    GlobalPlace,
-    Linked,
-    LinkError,
-    Unit,
-    wasi_import,
-)
-from wasmjax.wasm.link import Store as Linker
+from wasmjax.wasm.link import GlobalPlace, Linked, LinkError, Unit, wasi_import
 from wasmjax.wasm.lower import DEFAULT_CALL_DEPTH, DEFAULT_GROWTH, Lowered
 from wasmjax.wasm.scope import MemoryPlace, TablePlace
 from wasmjax.wasm.types import (
@@ -118,7 +107,7 @@ class Store:
             raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
         self.engine, self._partial, self._growth = engine, version == "2.0", growth
         self.session = Session(engine)
-        self.linker = Linker()
+        self.linker = link.Store()
         self._defined: dict[tuple[str, str], External] = {}
         self._hosts: list[tuple[FuncType, Callable[..., Any]]] = []
         halt = Instruction("halt", b=Slot("abs", _STACK_BASE), note="halt")
@@ -133,8 +122,8 @@ class Store:
         self._inputs = 0
         self._pending: list[np.ndarray] = [
             prompt_code(WASM, first),
-            self._addition(Counters(), (), {}, (), slots, b""),
         ]
+        self._add(slots=slots)
 
     # -- what modules can import ----------------------------------------------------------
 
@@ -161,12 +150,16 @@ class Store:
         types = FuncType(tuple(map(ValType, params)), tuple(map(ValType, results)))
         self._hosts.append((types, function))
         name = getattr(function, "__name__", "host function")
-        return self._placed(self.linker.host(len(self._hosts) - 1, types, name))
+        linked = self.linker.host(len(self._hosts) - 1, types, name)
+        added = add(self.linker, Unit(self.linker, "", Module(), ()), self._counters)
+        self._add(added.instructions, added.table)
+        self._counters = added.after
+        return linked
 
     def global_(self, type_: str, bits: int, mutable: bool = False) -> GlobalPlace:
         """A global of the host."""
-        slot = self._slot()
-        self._pending.append(self._addition(self._counters, (), {}, (), {slot: bits}, b""))
+        slot = self.linker.new_slot()
+        self._add(slots={slot: bits})
         value = None if mutable else bits
         return GlobalPlace(slot, GlobalType(ValType(type_), mutable), value)
 
@@ -179,18 +172,18 @@ class Store:
         most = minimum + self._growth if maximum is None else maximum
         base = self._take_pages(minimum, most)
         room = self._pages - base
-        place = MemoryPlace(base, self._slot(), self._slot())
+        place = MemoryPlace(base, self.linker.new_slot(), self.linker.new_slot())
         slots = {place.end_slot: base + minimum, place.max_slot: base + min(most, room)}
-        self._pending.append(self._addition(self._counters, (), {}, (), slots, b""))
+        self._add(slots=slots)
         return Memory(place, maximum)
 
     def table(self, size: int, maximum: int | None = None) -> Table:
         """A table of the host. Raises what `memory` does."""
         pages = table_pages(size)
         base = self._take_pages(pages, pages)
-        place = TablePlace(size, base * layout.PAGE, self._slot())
+        place = TablePlace(size, base * layout.PAGE, self.linker.new_slot())
         slots = {place.end_slot: base + pages}
-        self._pending.append(self._addition(self._counters, (), {}, (), slots, b""))
+        self._add(slots=slots)
         return Table(place, maximum)
 
     # -- instances ------------------------------------------------------------------------
@@ -212,7 +205,10 @@ class Store:
         if module.memory is not None:
             minimum, maximum = memory_limits(module)
             memory = self.memory(minimum, maximum)
-        imports: list[PlainExternal] = []
+            pages = minimum
+        else:
+            pages = 0 if memory is None else self.pages(memory)
+        imports: list[link.External] = []
         for import_, item in zip(module.imports, found, strict=True):
             if item is None:
                 place = None if memory is None else memory.place
@@ -231,7 +227,7 @@ class Store:
             first_slot,
             None if memory is None else memory.place,
             None if table is None else table.place,
-            0 if memory is None else self.pages(memory),
+            pages,
         )
         added = add(self.linker, unit, self._counters, self._partial)
         slots = dict(added.globals)
@@ -239,11 +235,7 @@ class Store:
         for slot, segment in added.segments.items():
             slots[slot] = (self._inputs + len(inputs)) << 32 | len(segment)
             inputs += segment
-        tokens = self._addition(
-            self._counters, added.instructions, added.table, added.writes, slots, inputs
-        )
-        self._pending.append(tokens)
-        self._inputs += len(inputs)
+        self._add(added.instructions, added.table, added.writes, slots, inputs)
         self._counters = added.after
         if added.error is not None:
             raise InstantiationError(added.error)
@@ -262,9 +254,9 @@ class Store:
 
     # -- inside ---------------------------------------------------------------------------
 
-    def take_pending(self) -> np.ndarray | None:
-        """Tokens that were not fed yet, [n, F]."""
-        tokens = np.concatenate(self._pending) if self._pending else None
+    def take_pending(self) -> np.ndarray:
+        """Tokens that were not fed yet, int32 [n, F]; they count as fed now."""
+        tokens = np.concatenate([token(WASM)[None][:0], *self._pending])
         self._pending = []
         return tokens
 
@@ -287,9 +279,6 @@ class Store:
         """The type of a function of the host."""
         return self._hosts[number][0]
 
-    def _slot(self) -> int:
-        return self.linker.new_slot()
-
     def _take_pages(self, minimum: int, most: int) -> int:
         """Pages of the byte space: `minimum`, and room to grow to `most` if there is."""
         base, left = self._pages, WASM.memory_pages - self._pages
@@ -300,35 +289,27 @@ class Store:
         self._pages += max(minimum, min(most, left - left // 8))
         return base
 
-    def _placed(self, linked: Linked) -> Linked:
-        """Adds code that needs no module."""
-        unit = Unit(self.linker, "", Module(), ())
-        added = add(self.linker, unit, self._counters)
-        self._pending.append(
-            self._addition(self._counters, added.instructions, added.table, (), {}, b"")
-        )
-        self._counters = added.after
-        return linked
-
-    def _addition(
+    def _add(
         self,
-        counters: Counters,
-        instructions: Sequence[Instruction],
-        table: dict,
-        writes: Iterable[tuple[int, bytes]],
-        slots: dict[int, int],
-        inputs: bytes,
-    ) -> np.ndarray:
-        return prompt_addition(
+        instructions: Sequence[Instruction] = (),
+        table: dict[int, TableEntry] | None = None,
+        writes: Iterable[tuple[int, bytes]] = (),
+        slots: dict[int, int] | None = None,
+        inputs: bytes = b"",
+    ) -> None:
+        """Appends to the program: see `machine.program.prompt_addition`."""
+        tokens = prompt_addition(
             WASM,
-            first=counters.instructions,
+            first=self._counters.instructions,
             instructions=instructions,
-            table=table,
+            table=table or {},
             writes=writes,
-            slots=slots,
+            slots=slots or {},
             first_input=self._inputs,
             inputs=inputs,
         )
+        self._pending.append(tokens)
+        self._inputs += len(inputs)
 
     def _supply(self, import_: Import) -> External | None:
         """What an import is supplied with; None: WASI.
@@ -400,25 +381,8 @@ class StoreInstance(Instance):
         base = 0 if memory is None else memory.place.base
         self.lowered = Lowered(program, functions, globals_, None, (), base)
 
-    def invoke(self, entry: FunctionEntry, args: Sequence[int]) -> int:
-        """Feeds what is pending and an invocation's tokens; returns how many."""
-        pending = self.store.take_pending()
-        now = registers_of(WASM, self.session.totals)
-        if pending is not None and self.session.tokens == 0:
-            now = registers(WASM, pending)
-        turn = invocation(
-            WASM,
-            self.lowered.program,
-            now,
-            entry=entry.entry,
-            args=args,
-            header=entry.header,
-            frame_size=entry.frame_size,
-        )
-        tokens = turn if pending is None else np.concatenate([pending, turn])
-        self.session.feed(tokens)
-        self.fed = tokens
-        return len(tokens)
+    def _unfed(self) -> np.ndarray:
+        return self.store.take_pending()
 
     @property
     def memory_pages(self) -> int:

@@ -14,11 +14,10 @@ import numpy as np
 from wasmjax.batch.jobs import Job
 from wasmjax.cache.lanes import LanesCache
 from wasmjax.engine.sequence import Prefix, Sequence, append, extend
-from wasmjax.instance import argument_bits
+from wasmjax.instance import argument_bits, invocation_of
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import (
     Program,
-    invocation,
     prompt_code,
     prompt_inputs,
     registers,
@@ -105,7 +104,7 @@ class Preparer:
         """Feeds the next invocation; returns its tokens, [n, F]."""
         entry, args = prepared.turns.pop(0)
         now = registers_of(WASM, sequence.totals)
-        tokens = _invocation(prepared.lowered, now, entry, args)
+        tokens = invocation_of(prepared.lowered.program, now, entry, args)
         append(self.cache, sequence, tokens)
         prepared.prompt_tokens += len(tokens)
         return tokens
@@ -192,19 +191,8 @@ def _tail(prefix: Prefix, lowered: Lowered, entry: FunctionEntry, args: Many[int
     """The tokens of one run after the common ones: its inputs and the first invocation."""
     inputs = prompt_inputs(WASM, lowered.program)
     # The common tokens move nothing.
-    return np.concatenate([inputs, _invocation(lowered, registers(WASM, inputs), entry, args)])
-
-
-def _invocation(lowered: Lowered, now, entry: FunctionEntry, args: Many[int]) -> np.ndarray:
-    return invocation(
-        WASM,
-        lowered.program,
-        now,
-        entry=entry.entry,
-        args=args,
-        header=entry.header,
-        frame_size=entry.frame_size,
-    )
+    turn = invocation_of(lowered.program, registers(WASM, inputs), entry, args)
+    return np.concatenate([inputs, turn])
 
 
 def _line(error: Exception) -> str:

@@ -191,11 +191,7 @@ def prompt_code(config: MachineConfig, program: Program) -> np.ndarray:
     segment("bos", 1)
     segment("arith", 256).put("row", np.arange(1, 257))
     _encode_code(segment("code", len(code)), code, 0)
-    rows = segment("table", len(table))
-    rows.put_digits("a", [index for index, _ in table], 2)
-    rows.put_digits("v", [entry.entry for _, entry in table], 3)
-    rows.put_digits("v", [entry.type_id for _, entry in table], 2, first=3)
-    rows.put("v5", [entry.code for _, entry in table])
+    segment.table(table)
     rows = segment("mem8", len(memory))
     rows.put_digits("a", [address for address, _ in memory], 4)
     rows.put_digits("v", [word for _, word in memory], 8)
@@ -204,18 +200,11 @@ def prompt_code(config: MachineConfig, program: Program) -> np.ndarray:
 
 def prompt_inputs(config: MachineConfig, program: Program) -> np.ndarray:
     """The part of the prompt that belongs to one run. Raises what `prompt` does."""
-    slots = sorted(program.slots.items())
-    inputs = np.frombuffer(program.inputs, np.uint8)
+    slots, inputs = program.slots, program.inputs
     end = _move_registers(config, sp=program.stack_base, fp=program.stack_base)
     segment = _Segments(config, len(slots) + len(inputs) + len(end))
-    rows = segment("slot", len(slots))
-    rows.put_digits(
-        "a", [address for address, _ in slots], min(2, config.address_digits), config.digit
-    )
-    rows.put_digits("v", [value for _, value in slots], config.value_bytes)
-    rows = segment("input", len(inputs))
-    rows.put_digits("a", np.arange(len(inputs)), 3)
-    rows.put("v0", inputs)
+    segment.slots(slots)
+    segment.input(0, inputs)
     if end:
         segment.tokens_NxF[len(slots) + len(inputs) :] = end
     return segment.tokens_NxF
@@ -242,27 +231,17 @@ def prompt_addition(
     Raises:
       ValueError: if something does not fit the machine's fields.
     """
-    entries, values = sorted(table.items()), sorted(slots.items())
     pieces = [piece for address, data in writes for piece in _aligned(address, data)]
-    kinds = [(f"mem{len(data)}", address, data) for address, data in pieces]
-    n = len(instructions) + len(entries) + len(kinds) + len(values) + len(inputs)
+    n = len(instructions) + len(table) + len(pieces) + len(slots) + len(inputs)
     segment = _Segments(config, n)
     _encode_code(segment("code", len(instructions)), instructions, first)
-    rows = segment("table", len(entries))
-    rows.put_digits("a", [index for index, _ in entries], 2)
-    rows.put_digits("v", [entry.entry for _, entry in entries], 3)
-    rows.put_digits("v", [entry.type_id for _, entry in entries], 2, first=3)
-    rows.put("v5", [entry.code for _, entry in entries])
-    rows = segment("mem8", len(kinds))
-    rows.put("kind", [isa.KIND[kind] for kind, _, _ in kinds])
-    rows.put_digits("a", [address for _, address, _ in kinds], 4)
-    rows.put_digits("v", [int.from_bytes(data, "little") for _, _, data in kinds], 8)
-    rows = segment("slot", len(values))
-    rows.put_digits("a", [address for address, _ in values], 2, config.digit)
-    rows.put_digits("v", [value for _, value in values], config.value_bytes)
-    rows = segment("input", len(inputs))
-    rows.put_digits("a", np.arange(first_input, first_input + len(inputs)), 3)
-    rows.put("v0", np.frombuffer(inputs, np.uint8))
+    segment.table(sorted(table.items()))
+    rows = segment("mem8", len(pieces))
+    rows.put("kind", [isa.KIND[f"mem{len(data)}"] for _, data in pieces])
+    rows.put_digits("a", [address for address, _ in pieces], 4)
+    rows.put_digits("v", [int.from_bytes(data, "little") for _, data in pieces], 8)
+    segment.slots(slots)
+    segment.input(first_input, inputs)
     return segment.tokens_NxF
 
 
@@ -290,6 +269,28 @@ class _Segments:
         rows.put("kind", [isa.KIND[kind]] * count)
         self._begin += count
         return rows
+
+    def table(self, entries: Sequence[tuple[int, TableEntry]]) -> None:
+        """Entries of the table space by index, in this order."""
+        rows = self("table", len(entries))
+        rows.put_digits("a", [index for index, _ in entries], 2)
+        rows.put_digits("v", [entry.entry for _, entry in entries], 3)
+        rows.put_digits("v", [entry.type_id for _, entry in entries], 2, first=3)
+        rows.put("v5", [entry.code for _, entry in entries])
+
+    def slots(self, slots: dict[int, int]) -> None:
+        """Slots by ascending address."""
+        config, values = self.config, sorted(slots.items())
+        rows = self("slot", len(values))
+        addresses = [address for address, _ in values]
+        rows.put_digits("a", addresses, min(2, config.address_digits), config.digit)
+        rows.put_digits("v", [value for _, value in values], config.value_bytes)
+
+    def input(self, first: int, data: bytes) -> None:
+        """Bytes of the input space from address `first` on."""
+        rows = self("input", len(data))
+        rows.put_digits("a", np.arange(first, first + len(data)), 3)
+        rows.put("v0", np.frombuffer(data, np.uint8))
 
 
 class _Rows:
