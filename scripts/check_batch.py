@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 PAGE = 65536
 DEFAULT_GROWTH = 256  # pages that a memory may grow by unless a job says otherwise
-MAX_PAGES, MAX_TABLE = 1024, 16384
+MAX_PAGES, MAX_TABLE = 1024, 32000
 MAX_TOKENS = 2**24
 SHOWN = 20  # mismatches printed
 

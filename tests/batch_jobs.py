@@ -637,7 +637,7 @@ REFUSED_TEXTS = {
     '"_start"))',
     "elements_far_out": '(table 2 funcref) (elem (i32.const -1) $f) (func $f (export "_start"))',
     "huge_memory": '(memory 2000) (func (export "_start"))',
-    "huge_table": '(table 20000 funcref) (func (export "_start"))',
+    "huge_table": '(table 40000 funcref) (func (export "_start"))',
     "simd": '(func (export "_start") (drop (v128.const i32x4 0 0 0 0)))',
     "memory64": '(memory i64 1) (func (export "_start"))',
     "reference": '(func (export "_start") (drop (ref.null func)))',

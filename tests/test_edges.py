@@ -161,11 +161,11 @@ def test_every_trap_message():
         "indirect call type mismatch": "(drop (call_indirect (result i32) (i32.const 0)))",
         "call stack exhausted": "(call $self)",
         "invalid conversion to integer": "(drop (i32.trunc_f64_s (f64.const nan)))",
-        "not yet supported: frame of 1101 slots": "(call $large)",
+        "not yet supported: frame of 1301 slots": "(call $large)",
     }
     for message, body in traps.items():
         text = f"""(module (memory 1) (table 2 funcref) (elem (i32.const 0) $self)
-          (func $self (export "f") {body}) (func $large (local {"i32 " * 1100})))"""
+          (func $self (export "f") {body}) (func $large (local {"i32 " * 1300})))"""
         instance = onengine.machine().instantiate(wasmjax.load(compile_wat(text)))
         with pytest.raises(wasmjax.Trap, match=f"^{message}$"):
             instance.call("f")
@@ -234,12 +234,13 @@ def test_softmax_horizon_is_refused():
 def test_out_of_vocabulary_is_refused():
     """A field's value off every entry of its vocabulary is never clipped silently."""
     machine = onengine.machine()
-    # sp moves by dsp; a readout scaled by 4000 leaves -1023..1023 at the first push.
+    # sp moves by dsp; a readout scaled by 4000 leaves its range at the first push.
     weights = machine.engine.weights
     field = columns(WASM)["sp"]
     rows = [None if u is None else u.copy() for u in weights.unembedding]
-    values = np.arange(-1023, 1024, dtype=np.float64)[:, None]
-    x = (rows[field][-1] - rows[field][0]) / (4 * 1023)
+    most = WASM.frame_limit
+    values = np.arange(-most, most + 1, dtype=np.float64)[:, None]
+    x = (rows[field][-1] - rows[field][0]) / (4 * most)
     one = -(rows[field][2] - 2 * rows[field][1] + rows[field][0]) / 2
     rows[field] = 2 * values * 4096 * x - values**2 * one
     scaled = dataclasses.replace(weights, unembedding=rows)

@@ -93,14 +93,14 @@ def test_no_program():
 def test_large_numbers():
     jump = Instruction("jump", next=2**20 - 1)
     call = Instruction("call_indirect", imm=2**64 - 1, aux=2**32 - 1, type_id=65535)
-    branch = Instruction("br_if", target=300, next=70000, dsp=-1023, d=Slot("sp", 1023))
+    branch = Instruction("br_if", target=300, next=70000, dsp=-1279, d=Slot("sp", 1279))
     program = Program(
         (jump, call, branch, Instruction("trap", aux=255)),
         {65535: 2**64 - 1, 3: 0},
         {2**26 - 8: 2**64 - 1, 8: 1},
         {65535: TableEntry(2**24 - 1, 65535, 255), 0: TableEntry(0)},
         b"\xff\0",
-        1023,
+        1279,
         0,
     )
     check(WASM, program)
@@ -117,8 +117,8 @@ def with_code(**values):
         with_code(op="nonsense"),
         with_code(imm=2**64),
         with_code(imm=-1),
-        with_code(dsp=1024),
-        with_code(d=Slot("fp", -1024)),
+        with_code(dsp=1280),
+        with_code(d=Slot("fp", -1280)),
         with_code(next=2**24),
         with_code(op="br_if", target=-1),
         with_code(aux=2**32),

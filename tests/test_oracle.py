@@ -711,6 +711,6 @@ def test_fields_out_of_range_are_refused():
             assert cell(WASM, oracle.step(), "ip2") == 128
             assert oracle.registers == Registers((0, 0, 128), 3, 3, -1)
             continue
-        with pytest.raises(OracleError, match=f"step 0: field {name} is outside -1023..1023"):
+        with pytest.raises(OracleError, match=f"step 0: field {name} is outside -1279..1279"):
             oracle.step()
         assert oracle.registers == Registers((0, 0, 0), 3, 3, 0)

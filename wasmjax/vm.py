@@ -18,12 +18,12 @@ from wasmjax.batch.jobs import Job, JobResult
 from wasmjax.batch.run import Batch
 from wasmjax.batch.schedule import Options
 from wasmjax.batch.traces import Trace
-from wasmjax.circuit.weights import Names
+from wasmjax.circuit.weights import Names, compile_circuit
 from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Stop
 from wasmjax.engine.lanes import LanesEngine, make_mesh
 from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap, signed
 from wasmjax.machine import isa
-from wasmjax.machine.build import build_machine
+from wasmjax.machine.build import build_circuit
 from wasmjax.machine.config import WASM
 from wasmjax.machine.tokens import columns
 from wasmjax.model.explain import StepExplanation, explain
@@ -78,8 +78,7 @@ class Machine:
     ) -> None:
         use_compilation_cache()
         if model is None:
-            built = build_machine(WASM)
-            model, names = Transformer(built.weights), built.names
+            model, names = _universal()
         self.model, self.names = model, names
         self.engine = Engine(model.weights(), stop_rule(), engine, cache, chunk)
         self._lanes_engines: dict[tuple[jax.sharding.Mesh, bool], LanesEngine] = {}
@@ -223,6 +222,12 @@ class Machine:
             raise IndexError(f"the program ends after {made} steps")
         sequence = np.concatenate(tokens)
         return explain(self.engine.weights, self.names, sequence, self.engine.symbolic)
+
+
+def _universal() -> tuple[Transformer, Names]:
+    """The universal machine. Not kept, unlike `build_machine`'s: weights take 200 MB each time."""
+    built = compile_circuit(build_circuit(WASM))
+    return Transformer(built.weights), built.names
 
 
 @functools.cache

@@ -33,10 +33,10 @@ class MachineConfig:
     address_digits: int = 4
     digit: int = 256
     codes: int = 256
-    frame_limit: int = 1023
+    frame_limit: int = 1279
     code_limit: int = 1 << 20
     memory_pages: int = 1024
-    table_limit: int = 16384
+    table_limit: int = 32000
     eps_log2: tuple[tuple[str, int], ...] = (("slots", -20), ("memory", -22))
 
     def __post_init__(self) -> None:
