@@ -1,4 +1,4 @@
-"""What floating-point operators cost in steps: prints the table of docs/performance.md."""
+"""What division and floating point cost in steps: prints the tables of docs/performance.md."""
 
 import random
 import statistics
@@ -81,5 +81,28 @@ def table():
     return "\n".join(lines)
 
 
+def division_table(pairs=300):
+    """Markdown."""
+    names = [f"{t}.{op}" for t in ("i32", "i64") for op in ("div_u", "rem_u", "div_s", "rem_s")]
+    functions = [
+        f'(func (export "{name}") (param {name[:3]} {name[:3]}) (result {name[:3]})'
+        f" ({name} (local.get 0) (local.get 1)))"
+        for name in names
+    ]
+    machine, rng = Machine(compile_wat(f"(module {''.join(functions)})")), random.Random(0)
+    lines = ["| operator | least, median, most |", "|---|---|"]
+    for name in names:
+        width = int(name[1:3])
+        taken = []
+        for _ in range(pairs):
+            n, d = (rng.getrandbits(rng.randint(1, width)) for _ in "nd")
+            if name.endswith("_s") and rng.random() < 0.3:
+                n = -n
+            taken.append(cost(machine, name, [n, max(1, d)]))
+        lines.append(f"| {name} | {min(taken)}, {round(statistics.median(taken))}, {max(taken)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    print(division_table())
     print(table())

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lowering import Machine, Reference, Trap, compile_wat
+from lowering import Machine, Reference, compile_wat
 from wasmjax.wasm import fuse, link, runtime
 from wasmjax.wasm.assemble import Code, Label
 from wasmjax.wasm.body import BodyLowering
@@ -211,24 +211,6 @@ def test_random_functions(fusing, monkeypatch):
 def test_more_random_functions(fusing):
     for seed in range(1000, 4000):
         compare(seed, random_function(seed))
-
-
-def test_the_division_routines_would_do_the_same(monkeypatch):
-    text = """(module (func (export "f") (param i32 i32) (result i32)
-      (i32.div_u (local.get 0) (local.get 1))))"""
-    cases = [(7, 2), (2**32 - 1, 1), (2**32 - 1, 10), (5, 2**31), (0, 3), (123456789, 1000), (1, 0)]
-
-    def outcomes():
-        machine = Machine(compile_wat(text))
-        results = [(machine.invoke("f", *case), machine.steps) for case in cases]
-        return [result for result, _ in results], sum(taken for _, taken in results)
-
-    plain, steps_plain = outcomes()
-    monkeypatch.setattr(runtime, "COMPILED", (*runtime.COMPILED, "divide"))
-    lower_code.cache_clear()
-    fused, steps_fused = outcomes()
-    assert fused == plain and fused[-1] == Trap("integer divide by zero")
-    assert steps_fused < 0.6 * steps_plain
 
 
 def test_a_copy_has_labels_of_its_own():

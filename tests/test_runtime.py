@@ -40,7 +40,7 @@ def division(name):
     linker = wasmtime.Linker(store.engine)
     for module, text in (
         (runtime.PSEUDO_MODULE, PRIMITIVES),
-        ("library", runtime.source("divide")),
+        ("library", runtime.binary("divide")),
     ):
         instance = linker.instantiate(store, wasmtime.Module(store.engine, text))
         linker.define_instance(store, module, instance)

@@ -1,8 +1,8 @@
 """The runtime library: WebAssembly that lowering links into programs.
 
-Division, growing, copying and filling the memory, tables, and WASI preview 1, written in the text
-format (the `*.wat` beside this file); floating point, compiled from the `*.c` by
-scripts/build_floats. A runtime module has no state of its own: it imports the program's memory and
+Growing, copying and filling the memory, tables, and WASI preview 1, written in the text
+format (the `*.wat` beside this file); division and floating point, compiled from the `*.c` by
+scripts/build_runtime. A runtime module has no state of its own: it imports the program's memory and
 the hidden globals of `layout` from the pseudo-module `wasmjax`, and the functions below, which are
 one machine step each, or those that another runtime module exports.
 """
@@ -39,10 +39,10 @@ that name, or (`narrow`, from an i64 below 2^32 to that i32) nothing."""
 WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 """Import modules whose functions the library `wasi` supplies."""
 
-COMPILED = ("f32", "f64")
+COMPILED = ("divide", "f32", "f64")
 """Names of the runtime modules that are compiled. Their functions call none, and are fused."""
 
-LIBRARIES = ("divide", "memory", "table", "wasi", *COMPILED)
+LIBRARIES = ("memory", "table", "wasi", *COMPILED)
 """Names of the runtime modules."""
 
 

@@ -2,8 +2,8 @@
 
 #include "float.h"
 
-IMPORT("trap_overflow") __attribute__((noreturn)) void trap_overflow(void);
-IMPORT("trap_invalid_conversion") __attribute__((noreturn)) void trap_invalid_conversion(void);
+TRAP(trap_overflow);
+TRAP(trap_invalid_conversion);
 
 // --- from integers ---
 
