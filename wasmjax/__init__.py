@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from wasmjax.vm import (
         Exit,
+        HostFunction,
         Instance,
         Job,
         JobResult,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Exit",
+    "HostFunction",
     "Instance",
     "Job",
     "JobResult",

@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from wasmjax.engine.decode import Engine, Session
+from wasmjax.host import HostFunction
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.contents import read_values
 from wasmjax.machine.describe import trap_message
 from wasmjax.machine.program import Program, Registers, invocation, prompt, registers_of
 from wasmjax.machine.tokens import columns
+from wasmjax.values import bits_of, signed, value_of
 from wasmjax.wasm import layout
 from wasmjax.wasm.lower import FunctionEntry, Lowered
-from wasmjax.wasm.types import FuncType, ValType
+from wasmjax.wasm.types import FuncType
 
 _COLUMN = columns(WASM)
 _KINDS = isa.KIND
-_SIGNED_BITS = {ValType.I32: 32, ValType.I64: 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +68,26 @@ class Exit(RuntimeError):
 class Instance:
     """A module in its own token sequence: every call is a further turn of it.
 
+    Args:
+      max_steps: most VM steps of its start function.
+
     Attributes:
       lowered: the program. session: the token sequence and its cache.
+      hosts: the functions of the host, by the numbers that requests have.
     """
 
-    def __init__(self, engine: Engine, lowered: Lowered) -> None:
-        self.engine, self.lowered = engine, lowered
+    def __init__(
+        self,
+        engine: Engine,
+        lowered: Lowered,
+        hosts: Sequence[HostFunction] = (),
+        max_steps: int | None = None,
+    ) -> None:
+        self.engine, self.lowered, self.hosts = engine, lowered, hosts
         self.session = Session(engine)
         self._prompt = prompt(WASM, lowered.program)
         if lowered.start is not None:
-            Run(self, lowered.start, ()).value(None)
+            Run(self, lowered.start, ()).value(max_steps)
 
     def call(self, name: str, *args: int, max_steps: int | None = None) -> tuple[int, ...]:
         """Calls an export with integers, signed or unsigned; integer results are signed.
@@ -176,6 +187,9 @@ class Instance:
 class Run:
     """One invocation on its way.
 
+    A function of the host may end it, by raising `Trap` or `Exit`; whatever else it raises comes
+    out of the methods that run.
+
     Attributes:
       prompt: the tokens fed for it, int32 [n, F]. steps: VM steps so far.
       last: the last token that the stop rule keeps, int32 [F].
@@ -187,6 +201,7 @@ class Run:
         self.prompt = instance.fed
         self.steps = 0
         self.last: np.ndarray | None = None
+        self._raised: Trap | Exit | None = None
 
     def tokens(self, max_steps: int | None, keep_all: bool = False) -> Iterator[np.ndarray]:
         """Kept tokens chunk by chunk, int32 [n, F]. Raises EngineError at a machine limit."""
@@ -199,15 +214,15 @@ class Run:
                 if len(kept):
                     self.last = kept[-1]
                 yield kept
-            goes_on = self._asks_host() and self.answer()
-
-    def answer(self) -> bool:
-        """Answers a request to the host; whether the run goes on."""
-        return False
-
-    def _asks_host(self) -> bool:
-        last = self.last
-        return self.stopped and last is not None and last[_COLUMN["kind"]] == _KINDS["host"]
+            goes_on = self.stopped and self.last is not None and asks_host(self.last)
+            if goes_on:
+                assert self.last is not None
+                session, host = self.instance.session, self.instance.hosts[value_of(self.last)]
+                try:
+                    session.feed(host.answer(session.totals, session.stored))
+                except (Trap, Exit) as ended:
+                    self._raised = ended
+                    return
 
     @property
     def stopped(self) -> bool:
@@ -217,6 +232,8 @@ class Run:
     @property
     def trap(self) -> str | None:
         """The message of the trap that ended the run, if one did."""
+        if self._raised is not None:
+            return str(self._raised) if isinstance(self._raised, Trap) else None
         if not self.stopped or self.last is None:
             return None
         if self.last[_COLUMN["kind"]] != _KINDS["trap"]:
@@ -231,6 +248,8 @@ class Run:
     @property
     def exit_code(self) -> int | None:
         """proc_exit's argument, 0 after a return; None while running and after a trap."""
+        if isinstance(self._raised, Exit):
+            return self._raised.code
         if not self.stopped or self.last is None or self.trap is not None:
             return None
         exited = self.last[_COLUMN["code"]] == isa.EXITED
@@ -240,6 +259,8 @@ class Run:
         """Runs to the return; the first result's bits. Raises Trap, Exit, OutOfSteps."""
         for _ in self.tokens(max_steps):
             pass
+        if self._raised is not None:
+            raise self._raised
         if self.trap is not None:
             raise Trap(self.trap)
         if not self.stopped or self.last is None:
@@ -275,6 +296,11 @@ class Run:
         )
 
 
+def asks_host(token_F: np.ndarray) -> bool:
+    """Whether a stop token asks for a function of the host."""
+    return bool(token_F[_COLUMN["kind"]] == _KINDS["host"])
+
+
 def outputs(tokens_NxF: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """Output of a run of tokens in order: (1 for stdout or 2 for stderr, bytes)."""
     kind, byte = tokens_NxF[:, _COLUMN["kind"]], tokens_NxF[:, _COLUMN["v0"]]
@@ -283,12 +309,6 @@ def outputs(tokens_NxF: np.ndarray) -> Iterator[tuple[int, bytes]]:
     for piece in np.split(rows, np.flatnonzero(np.diff(number[rows])) + 1):
         if piece.size:
             yield int(number[piece[0]]), byte[piece].astype(np.uint8).tobytes()
-
-
-def value_of(token_F: np.ndarray) -> int:
-    """The value a token writes, as unsigned bits."""
-    start = _COLUMN["v0"]
-    return int.from_bytes(token_F[start : start + 8].astype(np.uint8).tobytes(), "little")
 
 
 def invocation_of(
@@ -322,19 +342,4 @@ def argument_bits(entry: FunctionEntry, args: Sequence[int]) -> list[int]:
     name, params = entry.name, entry.type.params
     if len(args) != len(params):
         raise TypeError(f"{name} takes {len(params)} argument(s), not {len(args)}")
-    return [_bits(name, arg, type_) for arg, type_ in zip(args, params, strict=True)]
-
-
-def _bits(name: str, value: int, type_: ValType) -> int:
-    width = 32 if type_ in (ValType.I32, ValType.F32) else 64
-    if not isinstance(value, int) or not -(1 << width - 1) <= value < 1 << width:
-        raise TypeError(f"{name}: {value!r} does not fit {type_.value}")
-    return value & (1 << width) - 1
-
-
-def signed(bits: int, type_: ValType) -> int:
-    """Integer bits as a signed number; floating-point bits as they are."""
-    width = _SIGNED_BITS.get(type_)
-    if width is None:
-        return bits
-    return bits - (1 << width) if bits >> width - 1 & 1 else bits
+    return bits_of(name, params, args)

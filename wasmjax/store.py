@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from wasmjax.engine.decode import Engine, Session
-from wasmjax.instance import Instance, Run, Trap, argument_bits, signed, value_of
+from wasmjax.host import HostFunction
+from wasmjax.instance import Instance, Run, Trap
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import (
     Instruction,
@@ -28,8 +29,6 @@ from wasmjax.machine.program import (
     TableEntry,
     prompt_addition,
     prompt_code,
-    registers_of,
-    write_slot,
 )
 from wasmjax.machine.tokens import token
 from wasmjax.wasm import layout, link, runtime
@@ -51,7 +50,6 @@ from wasmjax.wasm.lower import DEFAULT_CALL_DEPTH, DEFAULT_GROWTH, Lowered
 from wasmjax.wasm.scope import MemoryPlace, TablePlace
 from wasmjax.wasm.types import (
     ExternKind,
-    FuncType,
     GlobalType,
     Import,
     MemoryType,
@@ -109,7 +107,7 @@ class Store:
         self.session = Session(engine)
         self.linker = link.Store()
         self._defined: dict[tuple[str, str], External] = {}
-        self._hosts: list[tuple[FuncType, Callable[..., Any]]] = []
+        self.hosts: list[HostFunction] = []
         halt = Instruction("halt", b=Slot("abs", _STACK_BASE), note="halt")
         slots = {
             layout.LIMITS_SLOT: call_depth | layout.SLOT_LIMIT << 16,
@@ -139,18 +137,10 @@ class Store:
     def function(
         self, params: Sequence[str], results: Sequence[str], function: Callable[..., Any]
     ) -> Linked:
-        """A function of the host.
-
-        Args:
-          params, results: "i32", "i64", "f32" or "f64" each.
-          function: called with integers (signed; floating point as raw bits), returns what it
-            results in: nothing, one integer or several. It may raise `Trap`; it must not call
-            into the store.
-        """
-        types = FuncType(tuple(map(ValType, params)), tuple(map(ValType, results)))
-        self._hosts.append((types, function))
-        name = getattr(function, "__name__", "host function")
-        linked = self.linker.host(len(self._hosts) - 1, types, name)
+        """A function of the host: see `HostFunction`. It must not call into the store."""
+        host = HostFunction(params, results, function)
+        self.hosts.append(host)
+        linked = self.linker.host(len(self.hosts) - 1, host.type, host.name)
         added = add(self.linker, Unit(self.linker, "", Module(), ()), self._counters)
         self._add(added.instructions, added.table)
         self._counters = added.after
@@ -188,14 +178,15 @@ class Store:
 
     # -- instances ------------------------------------------------------------------------
 
-    def instantiate(self, module: Module) -> StoreInstance:
-        """Adds an instance of a module, and runs its start function.
+    def instantiate(self, module: Module, max_steps: int | None = None) -> StoreInstance:
+        """Adds an instance of a module, and runs its start function for at most `max_steps`.
 
         Raises:
           LinkError: if an import is unknown or of another type.
           InstantiationError: if a segment is out of bounds.
           UnsupportedError: if the store would exceed a limit of the machine.
-          Trap, Exit: if the start function does. EngineError: at a limit of the machine.
+          Trap, Exit, OutOfSteps: if the start function ends so.
+          EngineError: at a limit of the machine.
         """
         found = [self._supply(import_) for import_ in module.imports]
         memory = next((item for item in found if isinstance(item, Memory)), None)
@@ -244,7 +235,7 @@ class Store:
             exports[export.name] = self._exported(unit, export.kind, export.index, memory, table)
         instance = StoreInstance(self, exports, memory)
         if module.start is not None:
-            StoreRun(instance, function_entry(unit.linked(module.start)), ()).value(None)
+            StoreRun(instance, function_entry(unit.linked(module.start)), ()).value(max_steps)
         return instance
 
     def pages(self, memory: Memory) -> int:
@@ -264,20 +255,6 @@ class Store:
     def has_pending(self) -> bool:
         """Whether there are tokens that were not fed yet."""
         return bool(self._pending)
-
-    def host(self, number: int, bits: Sequence[int]) -> list[int]:
-        """Calls a function of the host; its results as unsigned bits."""
-        types, function = self._hosts[number]
-        args = [signed(value, type_) for value, type_ in zip(bits, types.params, strict=True)]
-        result = function(*args)
-        several = result if isinstance(result, tuple | list) else (result,)
-        results = [] if result is None else [*several]
-        entry = FunctionEntry("a host function's results", FuncType(types.results, ()), 0, 0, 0)
-        return argument_bits(entry, results)
-
-    def host_type(self, number: int) -> FuncType:
-        """The type of a function of the host."""
-        return self._hosts[number][0]
 
     def _take_pages(self, minimum: int, most: int) -> int:
         """Pages of the byte space: `minimum`, and room to grow to `most` if there is."""
@@ -366,7 +343,7 @@ class StoreInstance(Instance):
 
     def __init__(self, store: Store, exports: dict[str, External], memory: Memory | None) -> None:
         self.store, self.exports, self._memory = store, exports, memory
-        self.engine, self.session = store.engine, store.session
+        self.engine, self.session, self.hosts = store.engine, store.session, store.hosts
         program = Program((), {}, {}, {}, b"", _STACK_BASE, 0)
         functions = {
             name: function_entry(external, name)
@@ -405,24 +382,13 @@ class StoreInstance(Instance):
 
 
 class StoreRun(Run):
-    """One invocation in a store: functions of the host are called on the way."""
+    """One invocation in a store."""
 
     instance: StoreInstance
 
     @property
     def unsupported(self) -> tuple[str, ...]:
         return tuple(self.instance.store.linker.unsupported)
-
-    def answer(self) -> bool:
-        store, session = self.instance.store, self.instance.session
-        assert self.last is not None
-        number = value_of(self.last)
-        frame = registers_of(WASM, session.totals).fp
-        type_ = store.host_type(number)
-        results = store.host(number, self.instance.slots(frame, len(type_.params)))
-        tokens = [write_slot(WASM, frame + k, value) for k, value in enumerate(results)]
-        session.feed(np.stack(tokens or [token(WASM)]))
-        return True
 
 
 __all__ = ["Memory", "Store", "StoreInstance", "Table", "Trap"]

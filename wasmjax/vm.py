@@ -21,7 +21,8 @@ from wasmjax.batch.traces import Trace
 from wasmjax.circuit.weights import Names, compile_circuit
 from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Stop
 from wasmjax.engine.lanes import LanesEngine, make_mesh
-from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap, signed
+from wasmjax.host import HostFunction, Imports, signatures
+from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_circuit
 from wasmjax.machine.config import WASM
@@ -90,6 +91,7 @@ class Machine:
         *,
         max_steps: int | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
+        imports: Imports | None = None,
         **inputs: Any,
     ) -> Result:
         """Runs a WASI program from `_start` to its end.
@@ -98,32 +100,49 @@ class Machine:
           args: arguments after the program's own name, which is "program".
           max_steps: most VM steps; None: as many as the engine can do exactly.
           on_output: called with (1 or 2, bytes) as output appears.
+          imports: functions of the host that the module may import, (module, name) -> function.
           inputs: stdin (bytes), environ ("NAME=value" strings), and the other keyword arguments
-            of `wasmjax.wasm.lower.lower`: seed, clock, max_pages, call_depth.
+            of `wasmjax.wasm.lower.bind`: seed, clock, max_pages, call_depth.
 
         Raises:
           ValueError, LinkError, InstantiationError: if the module cannot be run.
           EngineError: if a limit of the machine would be passed.
         """
-        return self.start(module, ["program", *args], **inputs).finish(max_steps, on_output)
+        running = self.start(module, ["program", *args], imports, **inputs)
+        return running.finish(max_steps, on_output)
 
-    def start(self, module: Module, argv: Sequence[str], **inputs: Any) -> Run:
+    def start(
+        self, module: Module, argv: Sequence[str], imports: Imports | None = None, **inputs: Any
+    ) -> Run:
         """Prepares a WASI program; argv includes its own name. Raises what `run` does."""
-        lowered = lower(module, args=argv, **inputs)
+        hosts = imports or {}
+        lowered = lower(module, signatures(hosts), args=argv, **inputs)
         entry = lowered.exports.get("_start")
         if entry is None:
             raise ValueError("the module exports no function _start")
         if entry.type.params or entry.type.results:
             raise ValueError("_start must take and return nothing")
-        return Run(Instance(self.engine, lowered), entry, ())
+        return Run(Instance(self.engine, lowered, [*hosts.values()]), entry, ())
 
-    def instantiate(self, module: Module, **inputs: Any) -> Instance:
+    def instantiate(
+        self,
+        module: Module,
+        *,
+        imports: Imports | None = None,
+        max_steps: int | None = None,
+        **inputs: Any,
+    ) -> Instance:
         """An instance whose exports can be called; its state persists between calls.
 
+        Args:
+          imports, inputs: as for `run`. max_steps: of its start function.
+
         Raises:
-          Trap: if its start function traps. Else what `run` raises.
+          Trap, Exit, OutOfSteps: if its start function does. Else what `run` raises.
         """
-        return Instance(self.engine, lower(module, **inputs))
+        hosts = imports or {}
+        lowered = lower(module, signatures(hosts), **inputs)
+        return Instance(self.engine, lowered, [*hosts.values()], max_steps)
 
     def store(self, **options: Any) -> Store:
         """A store for several modules that import from each other, or from Python.
@@ -168,7 +187,7 @@ class Machine:
           memory_bytes: memory of a device to use; None: most of what is free.
           mesh: devices, one axis named "lanes"; None: all devices.
           keep_tokens: keep every token, for `traces` and `on_trace`.
-          options: those of `wasmjax.batch.run.Batch`: checkpoints, traces, progress.
+          options: those of `wasmjax.batch.run.Batch`: checkpoints, traces, progress, imports.
 
         Raises:
           ValueError: if a number is out of range. OSError: if a folder cannot be used.
@@ -244,6 +263,7 @@ def use_compilation_cache() -> None:
 __all__ = [
     "EngineError",
     "Exit",
+    "HostFunction",
     "Instance",
     "Job",
     "JobResult",
@@ -253,5 +273,4 @@ __all__ = [
     "Run",
     "Trap",
     "load",
-    "signed",
 ]

@@ -14,9 +14,10 @@ from typing import Any
 from wasmjax.wasm.lower import DEFAULT_CALL_DEPTH
 from wasmjax.wasm.types import Module
 
-OUTCOMES = ("exit", "return", "trap", "step limit", "refused", "limit")
+OUTCOMES = ("exit", "return", "trap", "step limit", "refused", "limit", "host error")
 """How a job ends: the program exited, or the export returned; it trapped; it used up its steps; it
-was refused, since it cannot be run; a limit of the machine was reached."""
+was refused, since it cannot be run; a limit of the machine was reached; a function of the host
+raised."""
 
 
 class JobError(ValueError):
@@ -59,7 +60,8 @@ class JobResult:
     Attributes:
       index: number of the job. outcome: one of OUTCOMES.
       exit_code: of an exit. results: of a return, integers signed, floating point as raw bits.
-      trap: the trap's standard message. error: one line on what was refused, or which limit.
+      trap: the trap's standard message.
+      error: one line on what was refused, which limit was reached, or what was raised.
       stdout, stderr: what it wrote, to the end or to where it was stopped.
       steps: VM steps. prompt_tokens: tokens of its prompt (further turns included).
       id: the job's.

@@ -13,7 +13,8 @@ import numpy as np
 
 from wasmjax.batch.jobs import Job
 from wasmjax.cache.lanes import LanesCache
-from wasmjax.engine.sequence import Prefix, Sequence, append, extend
+from wasmjax.engine.sequence import Prefix, Sequence, append, extend, stored
+from wasmjax.host import Imports, signatures
 from wasmjax.instance import argument_bits, invocation_of
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import (
@@ -23,6 +24,7 @@ from wasmjax.machine.program import (
     registers,
     registers_of,
 )
+from wasmjax.values import value_of
 from wasmjax.wasm.errors import DecodeError
 from wasmjax.wasm.link import LinkError
 from wasmjax.wasm.lower import (
@@ -64,10 +66,15 @@ class Preparer:
 
     Args:
       cache: layout of the caches to fill. keep_prompts: for `Prepared.prompt`.
+      imports: functions of the host.
     """
 
-    def __init__(self, cache: LanesCache, keep_prompts: bool = False) -> None:
+    def __init__(
+        self, cache: LanesCache, keep_prompts: bool = False, imports: Imports | None = None
+    ) -> None:
         self.cache, self.keep_prompts = cache, keep_prompts
+        self._hosts = list((imports or {}).values())
+        self._signatures = signatures(imports or {})
         self._code: collections.OrderedDict[bytes, LoweredCode | str] = collections.OrderedDict()
         self._alive: dict[int, Module] = {}
         self._prefixes: collections.OrderedDict[bytes, tuple[Prefix, np.ndarray]] = (
@@ -105,6 +112,19 @@ class Preparer:
         entry, args = prepared.turns.pop(0)
         now = registers_of(WASM, sequence.totals)
         tokens = invocation_of(prepared.lowered.program, now, entry, args)
+        return self._feed(prepared, sequence, tokens)
+
+    def answer(self, prepared: Prepared, sequence: Sequence) -> np.ndarray:
+        """Calls the function of the host that the current token asks for, and feeds its results.
+
+        Raises:
+          What the function raises.
+        """
+        host = self._hosts[value_of(sequence.token)]
+        tokens = host.answer(sequence.totals, lambda probe: stored(self.cache, sequence, probe))
+        return self._feed(prepared, sequence, tokens)
+
+    def _feed(self, prepared: Prepared, sequence: Sequence, tokens: np.ndarray) -> np.ndarray:
         append(self.cache, sequence, tokens)
         prepared.prompt_tokens += len(tokens)
         return tokens
@@ -123,7 +143,7 @@ class Preparer:
             try:
                 module = job.module if data is None else load_bytes(data)
                 assert isinstance(module, Module)
-                self._code[key] = lower_code(module)
+                self._code[key] = lower_code(module, self._signatures)
             except _REFUSALS as error:
                 self._code[key] = str(error)
             if len(self._code) > _MODULES:

@@ -19,6 +19,7 @@ from wasmjax.batch.jobs import Job, JobError, JobResult
 from wasmjax.batch.schedule import Options, Progress, Scheduler
 from wasmjax.batch.traces import Trace, TraceWriter
 from wasmjax.engine.lanes import LanesEngine
+from wasmjax.host import Imports, signatures
 from wasmjax.model.io import digest
 
 
@@ -33,6 +34,8 @@ class Batch:
       traces: a folder for Parquet files of tokens.
       extra: called when a checkpoint is made; its value (JSON) is `resumed` after a resumption.
       on_progress: called after every chunk. on_trace: called with every trace.
+      imports: functions of the host that modules may import. Other lanes go on meanwhile, in no
+        certain order; with several processes every process calls them.
 
     Attributes:
       resumed: what `extra` gave for the checkpoint that the batch goes on from; None: none.
@@ -54,6 +57,7 @@ class Batch:
         extra: Callable[[], Any] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_trace: Callable[[Trace], None] | None = None,
+        imports: Imports | None = None,
     ) -> None:
         self.resumed: Any = None
         self._every, self._extra, self._on_trace = checkpoint_seconds, extra, on_trace
@@ -61,12 +65,12 @@ class Batch:
         if keeps and not engine.keep_all:
             raise ValueError("traces need an engine that keeps all tokens")
         self.scheduler = Scheduler(
-            engine, jobs, options, on_progress, self._keep if keeps else None
+            engine, jobs, options, on_progress, self._keep if keeps else None, imports
         )
         self._checkpoints = Checkpoints(checkpoint) if checkpoint is not None else None
         shards = 0
         if self._checkpoints is not None:
-            self._identity = identity(engine, jobs, keeps)
+            self._identity = identity(engine, jobs, keeps, imports)
             snapshot = self._checkpoints.latest(self._identity)
             if snapshot is not None:
                 self.scheduler.restore(snapshot)
@@ -121,11 +125,14 @@ class Batch:
             self._on_trace(trace)
 
 
-def identity(engine: LanesEngine, jobs: Many[Job], keeps_tokens: bool) -> str:
-    """What a checkpoint must agree with: weights, jobs with the modules that they name, and whether
-    tokens are kept."""
+def identity(
+    engine: LanesEngine, jobs: Many[Job], keeps_tokens: bool, imports: Imports | None = None
+) -> str:
+    """What a checkpoint must agree with: weights, jobs with the modules that they name, whether
+    tokens are kept, and what the functions of the host are called."""
     out = hashlib.sha256(digest(engine.weights).encode())
     out.update(bytes([keeps_tokens]))
+    out.update(repr(signatures(imports or {})).encode())
     files: dict[str, bytes] = {}
     for job in jobs:
         out.update(repr(job).encode())

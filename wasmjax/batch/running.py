@@ -13,12 +13,13 @@ from wasmjax.engine import decode
 from wasmjax.engine.decode import MAX_TOKENS
 from wasmjax.engine.fleet import Fleet
 from wasmjax.engine.lanes import LIMITED
-from wasmjax.instance import outputs, signed, value_of
+from wasmjax.instance import Exit, Trap, asks_host, outputs
 from wasmjax.machine import isa
 from wasmjax.machine.config import WASM
 from wasmjax.machine.contents import Stored, read_values
 from wasmjax.machine.describe import trap_message
 from wasmjax.machine.tokens import columns
+from wasmjax.values import signed, value_of
 
 OnTokens = Callable[[JobResult, np.ndarray, np.ndarray], None]
 """Called with a job's result, its prompt and its further tokens, [n, F]."""
@@ -72,7 +73,7 @@ class Running:
             self.tokens.append(kept_NxF.astype(np.int16))
 
     def turn(self, tokens_NxF: np.ndarray, count: int, keep: bool) -> None:
-        """Takes note of a further invocation, after which there are `count` tokens."""
+        """Takes note of further tokens fed, after which there are `count`."""
         if keep:
             self.tokens.append(tokens_NxF.astype(np.int16))
         horizon = MAX_TOKENS - count
@@ -90,6 +91,8 @@ class Running:
     def goes_on(self, status: int, token_F: np.ndarray) -> bool:
         """Whether its cache is still needed after it stopped with this status and token."""
         if status == decode.FULL:
+            return True
+        if status == decode.STOPPED and asks_host(token_F):
             return True
         if status != decode.STOPPED or not _returned(token_F):
             return False
@@ -129,6 +132,15 @@ class Running:
         types = self.prepared.lowered.exports[self.job.call].type.results
         values = (signed(value, type_) for value, type_ in zip(bits, types, strict=False))
         return self._ended("return", results=tuple(values))
+
+    def failed(self, error: Exception) -> JobResult:
+        """The result of a job for which a function of the host raised."""
+        if isinstance(error, Trap):
+            return self._ended("trap", trap=str(error))
+        if isinstance(error, Exit):
+            return self._ended("exit", exit_code=error.code)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return self._ended("host error", error=what)
 
     def out_of_steps(self) -> JobResult:
         """The result of a job that has used up its steps."""

@@ -27,6 +27,8 @@ from wasmjax.engine.decode import MAX_TOKENS
 from wasmjax.engine.fleet import Chunk, Fleet
 from wasmjax.engine.lanes import INNER, PAUSED, LanesEngine
 from wasmjax.engine.sequence import Sequence, stored
+from wasmjax.host import Imports
+from wasmjax.instance import asks_host
 
 _CHUNK_WORK = 1 << 22
 """Most lane-steps of a chunk: about a second on a CPU."""
@@ -78,6 +80,7 @@ class Scheduler:
       engine: what runs them. jobs: the jobs. options: how.
       on_progress: called after every chunk.
       on_tokens: called when a job has run; the engine must keep all tokens.
+      imports: functions of the host.
 
     Attributes:
       results: of jobs that are done, by number, until they are handed out.
@@ -91,11 +94,12 @@ class Scheduler:
         options: Options | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_tokens: OnTokens | None = None,
+        imports: Imports | None = None,
     ) -> None:
         self.engine, self.jobs, self.options = engine, jobs, options or Options()
         self._capacities = Capacities(engine, self.options)
         self._on_progress, self._on_tokens = on_progress, on_tokens
-        self._preparer = Preparer(engine.cache, keep_prompts=on_tokens is not None)
+        self._preparer = Preparer(engine.cache, on_tokens is not None, imports)
         self.results: dict[int, JobResult] = {}
         self.wanted = 0
         self._next_job = 0
@@ -342,9 +346,18 @@ class Scheduler:
         fleet.release(stopped)
 
     def _go_on(self, running: Running, sequence: Sequence, status: int, needs: Many[int]) -> None:
-        """Queues a sequence for more room or its next invocation, or reads its results."""
-        if status != decode.FULL and running.prepared.turns:
-            tokens = self._preparer.next_turn(running.prepared, sequence)
+        """Queues a sequence for more room, the host's answer or its next invocation, or reads its
+        results."""
+        asks = status != decode.FULL and asks_host(sequence.token)
+        if asks or (status != decode.FULL and running.prepared.turns):
+            feed = self._preparer.answer if asks else self._preparer.next_turn
+            try:
+                tokens = feed(running.prepared, sequence)
+            except Exception as error:  # whatever the host's function raises is its job's result
+                if not asks:
+                    raise
+                self._conclude(running, running.failed(error))
+                return
             running.turn(tokens, sequence.count, self._on_tokens is not None)
             if running.left < 1:
                 self._conclude(running, running.out_of_steps())

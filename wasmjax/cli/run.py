@@ -7,7 +7,8 @@ import time
 
 from wasmjax import vm
 from wasmjax.cli import program, status
-from wasmjax.instance import Run, outputs, value_of
+from wasmjax.instance import Run, outputs
+from wasmjax.values import signed, value_of
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,5 +68,5 @@ def _print_result(running: Run, name: str) -> None:
         base = instance.lowered.program.stack_base
         values = [value_of(running.last), *instance.slots(base + 1, len(results) - 1)]
         for value, type_ in zip(values, results, strict=True):
-            print(vm.signed(value, type_))
+            print(signed(value, type_))
     sys.stdout.flush()

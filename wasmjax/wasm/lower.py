@@ -14,6 +14,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wasmjax.machine.config import WASM
 from wasmjax.machine.program import Instruction, Program, Slot, TableEntry
@@ -32,12 +33,13 @@ from wasmjax.wasm.add import (
     table_size,
 )
 from wasmjax.wasm.errors import UnsupportedError
-from wasmjax.wasm.link import FIRST_MEMORY, LinkError, Store, Unit, wasi_import
-from wasmjax.wasm.scope import TablePlace
-from wasmjax.wasm.types import ExternKind, Module, ValType
+from wasmjax.wasm.link import FIRST_MEMORY, Linked, LinkError, Store, Unit, wasi_import
+from wasmjax.wasm.scope import MemoryPlace, TablePlace
+from wasmjax.wasm.types import ExternKind, FuncType, Import, Module, ValType
 
 __all__ = [
     "FunctionEntry",
+    "HostImport",
     "InstantiationError",
     "LinkError",
     "Lowered",
@@ -105,47 +107,26 @@ class Lowered:
     memory_base: int
 
 
-def lower(
-    module: Module,
-    *,
-    args: Sequence[str] = (),
-    environ: Sequence[str] = (),
-    stdin: bytes = b"",
-    clock: int = 0,
-    seed: int = 0,
-    call_depth: int = DEFAULT_CALL_DEPTH,
-    max_pages: int | None = None,
-) -> Lowered:
+HostImport = tuple[str, str, FuncType]
+"""A function of the host that a module may import: module name, name, type."""
+
+
+def lower(module: Module, hosts: tuple[HostImport, ...] = (), **inputs: Any) -> Lowered:
     """Lowers a valid module, with the inputs of one run.
 
     Args:
       module: the module (`validate.load_bytes`).
-      args: the program's arguments, its own name first.
-      environ: environment variables, as `NAME=value`.
-      stdin: the bytes on standard input.
-      clock: nanoseconds that its clocks show first; they advance when read, and by sleeping.
-      seed: what its random numbers follow from.
-      call_depth: active calls beyond which a call traps.
-      max_pages: pages beyond which the memory cannot grow, whatever its own maximum; None:
-        DEFAULT_GROWTH more than its initial size.
+      hosts: functions of the host; a request for one has its position here as its number.
+      inputs: keyword arguments of `bind`.
 
     Raises:
-      LinkError: if an import is unknown.
+      LinkError: if an import is unknown, or of another type.
       InstantiationError: if a data or element segment is out of bounds.
       UnsupportedError: if the module exceeds a limit of the machine, or starts with more pages than
         `max_pages`.
       ValueError: if an argument is out of range or the input does not fit.
     """
-    return bind(
-        lower_code(module),
-        args=args,
-        environ=environ,
-        stdin=stdin,
-        clock=clock,
-        seed=seed,
-        call_depth=call_depth,
-        max_pages=max_pages,
-    )
+    return bind(lower_code(module, hosts), **inputs)
 
 
 def bind(
@@ -159,7 +140,18 @@ def bind(
     call_depth: int = DEFAULT_CALL_DEPTH,
     max_pages: int | None = None,
 ) -> Lowered:
-    """The part of `lower` that depends on the inputs of one run. Takes and raises what it does."""
+    """The part of `lower` that depends on the inputs of one run. Raises what it does.
+
+    Args:
+      args: the program's arguments, its own name first.
+      environ: environment variables, as `NAME=value`.
+      stdin: the bytes on standard input.
+      clock: nanoseconds that its clocks show first; they advance when read, and by sleeping.
+      seed: what its random numbers follow from.
+      call_depth: active calls beyond which a call traps.
+      max_pages: pages beyond which the memory cannot grow, whatever its own maximum; None:
+        DEFAULT_GROWTH more than its initial size.
+    """
     if not 1 <= call_depth < 65536:
         raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
     if max_pages is not None and not 0 <= max_pages <= WASM.memory_pages:
@@ -200,7 +192,7 @@ def bind(
 
 
 @functools.lru_cache(maxsize=64)
-def lower_code(module: Module) -> LoweredCode:
+def lower_code(module: Module, hosts: tuple[HostImport, ...] = ()) -> LoweredCode:
     """The part of `lower` that depends on the module alone. Raises what `lower` does."""
     store = Store(layout.GLOBALS_BASE + len(module.globals))
     pages, max_pages = memory_limits(module)
@@ -213,7 +205,7 @@ def lower_code(module: Module) -> LoweredCode:
         table, before = TablePlace(table.size, 0, end), Counters(table=1)
         slots[end], entries[0] = memory.base, NULL_ENTRY
     own = None if module.memory is None else memory
-    imports = [wasi_import(store, import_, own) for import_ in module.imports]
+    imports = [_supply(store, import_, hosts, own) for import_ in module.imports]
     unit = Unit(store, "", module, imports, layout.GLOBALS_BASE, own, table, pages)
     added = add(store, unit, before)
     stack_base = store.next_slot
@@ -243,6 +235,18 @@ def lower_code(module: Module) -> LoweredCode:
         pages=pages,
         max_pages=max_pages,
     )
+
+
+def _supply(
+    store: Store, import_: Import, hosts: tuple[HostImport, ...], memory: MemoryPlace | None
+) -> Linked:
+    """The function that supplies an import. Raises LinkError."""
+    for number, (module, name, type_) in enumerate(hosts):
+        if (module, name) == (import_.module, import_.name):
+            if import_.type != type_:
+                raise LinkError(import_, "incompatible import type")
+            return store.host(number, type_, f"{module}.{name}")
+    return wasi_import(store, import_, memory)
 
 
 def _changes_table(module: Module) -> bool:
