@@ -184,6 +184,7 @@ class ScriptRun:
     Args:
       machine: what runs it. group: of the script. name, commands: the script.
       defer: leave the calls that nothing else depends on to `deferred`.
+      sample: most calls to run; of these, none counts that takes too many steps.
 
     Attributes:
       report: the verdicts so far.
@@ -197,8 +198,10 @@ class ScriptRun:
         name: str,
         commands: Sequence[Command],
         defer: bool = False,
+        sample: int | None = None,
     ) -> None:
         self._machine, self._group, self._defer = machine, group, defer
+        self._sample, self._called = sample, 0
         self.report = Report(name, list(commands))
         self.deferred: list[tuple[int, Module, Action]] = []
         self._loaded = {
@@ -328,12 +331,24 @@ class ScriptRun:
                 return Verdict(NOT_APPLICABLE, f"values of type {value.type}")
         if action.kind == "get":
             return judge(command, self._machine.get(instance, action.field))
+        if self._sample is not None:
+            return self._act_if_short(command, action, instance)
         target = self._plan.target[number]
         if self._defer and command.type != "action" and self._is_independent(target):
             self.deferred.append((number, self._modules[target], action))
             return None
-        bits = [value.bits for value in action.args if isinstance(value.bits, int)]
-        return judge(command, self._machine.invoke(instance, action.field, bits))
+        return judge(command, self._machine.invoke(instance, action.field, _bits(action)))
+
+    def _act_if_short(self, command: Command, action: Action, instance: StoreInstance) -> Verdict:
+        """The verdict on a command of a sample."""
+        assert self._sample is not None
+        if self._called >= self._sample:
+            return Verdict(NOT_APPLICABLE, "not in the sample")
+        outcome = self._machine.invoke(instance, action.field, _bits(action))
+        if outcome.kind in ("steps", "limit"):
+            return Verdict(NOT_APPLICABLE, "beyond the horizon", outcome.text)
+        self._called += 1
+        return judge(command, outcome)
 
     def _is_independent(self, number: int) -> bool:
         if number not in self._independent:
@@ -351,6 +366,11 @@ class ScriptRun:
         if outcome.kind == "unlinkable":
             return Verdict(FAILED, "imports", outcome.text)
         return _crash(outcome)
+
+
+def _bits(action: Action) -> list[int]:
+    """The arguments of a call."""
+    return [value.bits for value in action.args if isinstance(value.bits, int)]
 
 
 def judge(command: Command, outcome: Outcome) -> Verdict:
@@ -415,10 +435,7 @@ def _proposal(feature: str) -> bool:
 def run_deferred(machine: SpecMachine, runs: Sequence[ScriptRun]) -> Iterator[None]:
     """Runs what scripts have deferred as one batch; yields after every call."""
     calls = [(run, *deferred) for run in runs for deferred in run.deferred]
-    batch = [
-        (module, action.field, [v.bits for v in action.args if isinstance(v.bits, int)])
-        for _, _, module, action in calls
-    ]
+    batch = [(module, action.field, _bits(action)) for _, _, module, action in calls]
     outcomes = machine.invoke_all(batch)
     for (run, number, _, _), outcome in zip(calls, outcomes, strict=True):
         run.conclude(number, judge(run.report.commands[number], outcome))

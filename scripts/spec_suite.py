@@ -46,15 +46,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="run calls that nothing else depends on as one batch (default: if the engine can)",
     )
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="only N calls per script that end within the steps"
+    )
     parser.add_argument("--max-steps", type=int, default=2_000_000, help="of an invocation")
     parser.add_argument("--shown", type=int, default=SHOWN, help="failures shown per script")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all verdicts")
     args = parser.parse_intermixed_args(argv)
-    can_batch = not args.oracle and (args.engine, args.cache) == ("packed", "indexed")
+    indexed = (args.engine, args.cache) == ("packed", "indexed")
+    can_batch = indexed and not args.oracle and args.sample is None
     if args.batch and not can_batch:
-        parser.error("--batch needs --engine packed and --cache indexed")
-    if args.max_steps < 1:
-        parser.error("--max-steps must be at least 1")
+        parser.error("--batch needs --engine packed, --cache indexed and no --sample")
+    if args.max_steps < 1 or (args.sample is not None and args.sample < 1):
+        parser.error("--max-steps and --sample must be at least 1")
     args.batch = can_batch if args.batch is None else args.batch
     return args
 
@@ -65,6 +69,7 @@ def run_all(
     scripts: Sequence[spec_source.Script],
     group: str = "1.0",
     batch: bool = False,
+    sample: int | None = None,
 ) -> list[Report]:
     """Runs scripts, with progress on stderr if that is a terminal."""
     runs, reports = [], []
@@ -77,7 +82,7 @@ def run_all(
             report.verdicts[0] = Verdict(FAILED, "cannot be converted", str(error))
             reports.append(report)
             continue
-        run = ScriptRun(machine, group, script.name, commands, defer=batch)
+        run = ScriptRun(machine, group, script.name, commands, batch, sample)
         reports.append(run.run())
         runs.append(run)
     total = sum(len(run.deferred) for run in runs)
@@ -152,7 +157,9 @@ def by_type(reports: Sequence[Report]) -> dict[str, collections.Counter[str]]:
     return out
 
 
-def record(reports: Sequence[Report], args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def record(
+    reports: Sequence[Report], args: argparse.Namespace, seconds: float, compilations: int
+) -> dict[str, Any]:
     """All there is to know, for JSON."""
 
     def counts(report: Report) -> dict[str, Any]:
@@ -169,6 +176,8 @@ def record(reports: Sequence[Report], args: argparse.Namespace, seconds: float) 
         "ref": args.ref or spec_source.REFS[args.group],
         "runs_on": "oracle" if args.oracle else f"{args.engine}, {args.cache}",
         "batch": args.batch,
+        "sample": args.sample,
+        "compilations": compilations,
         "seconds": round(seconds, 1),
         "total": counts(merged(reports)),
         "scripts": {report.name: counts(report) for report in reports},
@@ -198,12 +207,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     engine = wasmjax.Machine(args.engine, args.cache)
     machine = SpecMachine(engine, args.group, args.oracle, args.max_steps)
-    reports = run_all(machine, tool, scripts, args.group, args.batch)
+    reports = run_all(machine, tool, scripts, args.group, args.batch, args.sample)
     seconds = time.perf_counter() - start
     show(reports, args.shown)
-    print(f"{seconds:,.0f} s")
+    compilations = engine.engine.compilations
+    if args.batch:
+        compilations += engine.lanes_engine().compilations
+    print(f"{seconds:,.0f} s, {compilations} functions compiled by XLA")
     if args.json is not None:
-        args.json.write_text(json.dumps(record(reports, args, seconds), indent=1) + "\n")
+        args.json.write_text(
+            json.dumps(record(reports, args, seconds, compilations), indent=1) + "\n"
+        )
     return 1 if merged(reports).count(FAILED) else 0
 
 

@@ -106,10 +106,10 @@ def tool():
         pytest.skip(str(error))
 
 
-def run(tool, text, group="1.0", defer=False, max_steps=10_000, **options):
+def run(tool, text, group="1.0", defer=False, max_steps=10_000, sample=None, **options):
     machine = SpecMachine(onengine.machine(), group, max_steps=max_steps, **options)
     commands = spec_script.convert(tool, text.encode(), group)
-    script = ScriptRun(machine, group, "own", commands, defer)
+    script = ScriptRun(machine, group, "own", commands, defer, sample)
     report = script.run()
     if defer:
         assert script.deferred
@@ -152,6 +152,19 @@ def test_wrong_on_the_oracle(tool):
     details = [verdict.detail for verdict in report.verdicts.values()]
     assert "0x1; expected: i32 0x2" in details
     assert "0x0; expected: f32 0x80000000" in details
+
+
+def test_a_sample(tool):
+    report = run(tool, RIGHT, oracle=True, sample=3)
+    assert failures(report) == []
+    assert report.reasons(NOT_APPLICABLE) == {"not in the sample": 10, "text format": 1}
+    long = """(module (func (export "f") (loop $l (br $l))) (func (export "g")))
+      (assert_return (invoke "f"))
+      (assert_return (invoke "g"))
+      (assert_trap (invoke "g") "unreachable")"""
+    report = run(tool, long, oracle=True, max_steps=100, sample=1)
+    assert report.reasons(NOT_APPLICABLE) == {"beyond the horizon": 1, "not in the sample": 1}
+    assert report.count(PASSED) == 2
 
 
 def test_on_the_engine(tool):
@@ -346,11 +359,8 @@ def test_sources_that_cannot_be_used(checkout, tmp_path, capsys):
 SOURCES = {"1.0": ("WASM_SPEC", "spec"), "extensions": ("WASM_TESTSUITE", "testsuite")}
 """By group: what says where its source is, and the repository that it is one of."""
 
-FEW = {
-    "1.0": ["comments", "forward", "inline-module", "stack", "switch"],
-    "extensions": ["br", "type"],
-}
-"""Scripts for the dense engine with the softmax cache, which takes long per token."""
+DENSE = "--engine dense --cache softmax --sample 2 --max-steps 2000".split()
+"""The dense engine with the softmax cache takes long per token."""
 
 
 @pytest.mark.spec
@@ -365,6 +375,6 @@ def test_suite(tool, group, runs_on):
     options = {
         "oracle": ["--oracle"],
         "packed, indexed": [],
-        "dense, softmax": [*FEW[group], "--engine", "dense", "--cache", "softmax"],
+        "dense, softmax": DENSE,
     }
     assert spec_suite.main([source, "--group", group, *options[runs_on]]) == 0
