@@ -6,10 +6,10 @@
 Every call of a program is an execution. It must end alike in wasmtime and on the oracle, with the
 same memory and globals after it, and the engine must generate the oracle's tokens, all of them.
 
-The programs follow from a seed per block (and the versions of hypothesis and of the generator, which
-is that of the tests); blocks that are in the record already are not run again. A program that ends
-differently is written to `fuzz-SEED-NUMBER.wat`, and the exit status is 1; `--shrink SEED` looks
-for the smallest one like it.
+The programs follow from a seed per block (and the versions of hypothesis and of the generator, the
+tests'); blocks that are in the record already are not run again. A program that ends differently is
+written to `fuzz-SEED-NUMBER.wat`, and the exit status is 1; `--shrink SEED` looks for the smallest
+one like it.
 """
 
 import argparse

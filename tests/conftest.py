@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 import vectors
@@ -10,3 +12,14 @@ def load_vectors():
     if reason:
         pytest.skip(reason)
     return vectors.load
+
+
+@pytest.fixture(autouse=True)
+def operators_that_ran(record_property):
+    """Leaves the operators that a test has run, fixtures included, in its report."""
+    yield
+    # Not imported here: wasmtime must set its signal handlers after pytest has set its own.
+    onengine = sys.modules.get("onengine")
+    if onengine is not None and onengine.RAN:
+        record_property("operators", " ".join(sorted(onengine.RAN)))
+        onengine.RAN.clear()

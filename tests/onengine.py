@@ -16,7 +16,17 @@ from wasmjax.machine.program import prompt
 from wasmjax.oracle.diff import first_divergence
 from wasmjax.oracle.execute import Oracle
 from wasmjax.wasm.lower import lower
+from wasmjax.wasm.types import Module
 from wasmjax.wasm.validate import load_bytes
+
+RAN: set[str] = set()
+"""Operators of the modules that a test has run on an engine, beside the oracle: the README's table
+is made of what passing tests leave here (scripts/support_table.py)."""
+
+
+def note(module: Module) -> None:
+    """Takes note of a module that is run."""
+    RAN.update(instr.name for function in module.functions for instr in function.body)
 
 
 @functools.cache
@@ -62,7 +72,9 @@ class OnEngine(Machine):
         cache: CacheName = "indexed",
         **inputs,
     ):
-        self.lowered = lower(load_bytes(binary), **inputs)
+        module = load_bytes(binary)
+        note(module)
+        self.lowered = lower(module, **inputs)
         self.oracle = Twins(Session(machine(engine, cache).engine))
         self.oracle.feed(prompt(WASM, self.lowered.program))
         self.steps = 0

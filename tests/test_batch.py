@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import check_batch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,8 +28,6 @@ from wasmjax.vm import EngineError, Exit, Trap, load
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-sys.path.insert(0, str(ROOT / "scripts"))
-import check_batch  # noqa: E402
 
 MODULES = {
     name: compile_wat(batch_jobs.TEXTS[name])

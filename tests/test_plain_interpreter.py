@@ -2,11 +2,11 @@
 
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain_interpreter
 import pytest
 
 from wasmjax import load
@@ -16,8 +16,6 @@ from wasmjax.oracle.execute import Oracle
 from wasmjax.wasm.lower import lower
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-import plain_interpreter  # noqa: E402
 
 CASES = ("hello", "rot13", "collatz_7", "long_addition", "crc32_text", "queens_4", "sudoku_none")
 

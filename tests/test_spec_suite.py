@@ -4,25 +4,23 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import tarfile
 import zipfile
 
 import pytest
+import spec_run
+import spec_script
+import spec_source
+import spec_suite
+from spec_machine import SpecMachine
+from spec_run import FAILED, NOT_APPLICABLE, PASSED, ScriptRun
+from spec_script import Value
 
 import onengine
 import wasmjax
 from lowering import compile_wat
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-import spec_run  # noqa: E402
-import spec_script  # noqa: E402
-import spec_source  # noqa: E402
-import spec_suite  # noqa: E402
-from spec_machine import SpecMachine  # noqa: E402
-from spec_run import FAILED, NOT_APPLICABLE, PASSED, ScriptRun  # noqa: E402
-from spec_script import Value  # noqa: E402
 
 RIGHT = r"""
 (module $counter
