@@ -11,6 +11,7 @@ chunks, ratios over medians. Part 2 runs a list of jobs whose lengths span three
 
 import functools
 import json
+import os
 import pathlib
 import time
 
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError("no arguments are expected")
     if jax.config.jax_platforms in (None, "", "cpu"):
-        jax.config.update("jax_num_cpu_devices", _DEVICES.value or _cores())
+        jax.config.update("jax_num_cpu_devices", _DEVICES.value or os.cpu_count() or 1)
     vm = wasmjax.Machine()
     engine = vm.lanes_engine()
     print(f"{engine.devices} device(s): {jax.devices()[0].device_kind}")
@@ -70,12 +71,6 @@ def main(argv: list[str]) -> None:
     print(f"compilation: {engine.compile_seconds:.2f} s for {engine.compilations} functions")
     if _JOBS.value:
         job_list(engine)
-
-
-def _cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 # -- part 1 -----------------------------------------------------------------------------------
@@ -126,7 +121,7 @@ def plain_chunk(engine: LanesEngine, prepared: list[Prepared], lanes: int, words
         programs = [p.lowered.program for p in prepared]
         code = plain_interpreter.pack(programs)
         whole, sharded = PartitionSpec(), PartitionSpec(AXIS)
-        put = functools.partial(jax.device_put)
+        put = jax.device_put
         names = ("instructions", "immediates", "table", "inputs")
         on_device = {
             name: put(jnp.asarray(getattr(code, name)), NamedSharding(engine.mesh, whole))

@@ -88,7 +88,7 @@ class SpecMachine:
 
     def instantiate(self, store: Store, module: Module) -> Outcome:
         """Adds an instance to a store and runs its start function; `value` is the instance."""
-        return attempt(lambda: Outcome("returned", value=store.instantiate(module)))
+        return attempt(lambda: Outcome("returned", value=store.instantiate(module, self.max_steps)))
 
     def register(self, store: Store, name: str, instance: StoreInstance) -> Outcome:
         """Makes an instance's exports importable."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 
 from wasmjax.machine.program import NO_DESTINATION, NOWHERE, Slot
 from wasmjax.wasm import operators
@@ -154,9 +153,6 @@ class _Function:
                 node.target = None if node.target is None else self._resolve(node.target)
                 pending += node.successors
         return sorted(found)
-
-    def _acting(self) -> Iterator[_Node]:
-        return (self._nodes[index] for index in self._order())
 
     def _number_values(self) -> None:
         """Turns slots into values: definitions of a slot that reach a common use are one."""

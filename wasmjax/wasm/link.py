@@ -217,11 +217,6 @@ class Unit:
     def table(self) -> TablePlace:
         return TablePlace(0) if self._table is None else self._table
 
-    @property
-    def own_memory(self) -> MemoryPlace | None:
-        """The memory it has, imported or its own."""
-        return self._memory
-
     def unsupported_code(self, name: str) -> int:
         return self.store.unsupported_code(name)
 
