@@ -44,7 +44,7 @@ from onengine import OnEngine, assert_same_state
 BLOCK, LANES = 400, 64
 SIZES = (20, 60, 150)
 """About how many statements and operators a function has; blocks take turns."""
-MOST_CALLS = 8
+CALLS = (4, 8)
 SLOTS, WORDS, POOL = 4096, 32768, 1 << 17
 
 
@@ -91,7 +91,7 @@ def draw(seed: int, count: int) -> list[Program]:
         suppress_health_check=list(HealthCheck),
         phases=[hypothesis.Phase.generate],
     )
-    @given(programs(SIZES[seed % len(SIZES)], MOST_CALLS))
+    @given(programs(SIZES[seed % len(SIZES)], CALLS))
     def collect(program: Program) -> None:
         out.append(program)
 
@@ -184,7 +184,7 @@ def shrink(seed: int, count: int) -> int:
     @settings(
         max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
-    @given(programs(SIZES[seed % len(SIZES)], MOST_CALLS))
+    @given(programs(SIZES[seed % len(SIZES)], CALLS))
     def check(program: Program) -> None:
         binary = compile_wat(program.text)
         ends(OnEngine(binary), Reference(binary), program)

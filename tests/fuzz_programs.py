@@ -456,8 +456,8 @@ class Body:
 
 
 @st.composite
-def programs(draw, size=40, most_calls=3):
-    """A module and the arguments of calls of its function f, one after the other."""
+def programs(draw, size=40, calls=(1, 3)):
+    """A module and the arguments of calls of its function f, that many, one after the other."""
     n_functions = 1 + draw(st.integers(0, CALLEES))
     functions, texts = [], []
     for k in range(n_functions):
@@ -487,5 +487,5 @@ def programs(draw, size=40, most_calls=3):
     )
     params = functions[-1].params
     arguments = st.tuples(*(integers(BITS[type_]) for type_ in params))
-    calls = draw(st.lists(arguments, min_size=1, max_size=most_calls))
-    return Program(text, tuple(calls))
+    turns = draw(st.lists(arguments, min_size=calls[0], max_size=calls[1]))
+    return Program(text, tuple(turns))
