@@ -56,7 +56,7 @@ class Machine:
     """A transformer that executes WebAssembly.
 
     Args:
-      engine: "packed" or "dense". cache: "indexed" or "softmax".
+      engine: "packed" or "dense". cache: "indexed", "hull" or "softmax".
       model: the transformer; None: the universal WebAssembly machine, constructed here.
       names: what its parts are called, for `explain`.
       chunk: most steps per call on the device; output is streamed chunk by chunk.

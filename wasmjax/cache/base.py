@@ -16,7 +16,7 @@ class Attention(Protocol):
     """What a step needs of a KV cache.
 
     Attributes:
-      name: "indexed" or "softmax".
+      name: "indexed", "hull" or "softmax".
     """
 
     name: str
@@ -71,6 +71,9 @@ class Cache(Attention, Protocol):
         self, state: CacheState, tokens_NxF: np.ndarray, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """What lies where tokens would write: their own values and the ones now there, [N, C]."""
+
+    def room_for(self, tokens: int) -> list[int]:
+        """Capacities that are enough for so many tokens, whatever they are."""
 
     def default_capacities(self) -> list[int]:
         """Room to make at first."""

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.model.heads import Heads, Mean, Read
+from wasmjax.cache.layout import StoreLayout, bucket, running_means
 from wasmjax.model.own import OwnEvaluator
-from wasmjax.model.symbolic import Row, Symbolic
+from wasmjax.model.symbolic import Row
 
 
 @jax.tree_util.register_dataclass
@@ -42,54 +42,11 @@ class IndexedState:
     violation: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a store lives: number of its family and its position in it."""
-
-    rewritable: bool
-    family: int
-    position: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerReads:
-    """Reads of one layer from one family, as flat element positions.
-
-    Output e of the layer comes from query `query[e]` of store `store[e]`, column `column[e]`.
-    """
-
-    place: Place
-    query: np.ndarray
-    store: np.ndarray
-    position: np.ndarray
-    column: np.ndarray
-
-
-class IndexedCache:
+class IndexedCache(StoreLayout):
     """The layout of an indexed cache for certified heads. Immutable; holds no contents."""
 
     name = "indexed"
     x64 = False
-
-    def __init__(self, symbolic: Symbolic, heads: Heads) -> None:
-        self.symbolic, self.heads = symbolic, heads
-        self.layers = len(symbolic.layers)
-        self._first: dict[int, int] = {}
-        for read in heads.reads:
-            self._first[read.store] = min(read.layer, self._first.get(read.store, self.layers))
-        self._families: dict[bool, list[list[int]]] = {True: [], False: []}
-        self.places: list[Place] = []
-        keys: dict[tuple, int] = {}
-        for number, store in enumerate(heads.stores):
-            # Rewritable stores that are written together share one array.
-            key = (store.rewritable, self._first[number], len(store.columns), store.lo)
-            families = self._families[store.rewritable]
-            if key not in keys or not store.rewritable:
-                keys[key] = len(families)
-                families.append([])
-            family = keys[key]
-            self.places.append(Place(store.rewritable, family, len(families[family])))
-            families[family].append(number)
 
     # -- what the engine projects ---------------------------------------------------------
 
@@ -102,11 +59,6 @@ class IndexedCache:
             out += [store.key, store.member, *store.columns]
         out += [self.heads.stores[number].member for number in self.guards(layer)]
         return out
-
-    def outputs(self, layer: int) -> list[int]:
-        """Entries (wasmjax.model.symbolic) of what `attend` returns, in order."""
-        out = [e for reads in self.grouped(layer) for e in reads[1]]
-        return out + [mean.entry for mean in self.means(layer)]
 
     # -- execution ------------------------------------------------------------------------
 
@@ -141,15 +93,9 @@ class IndexedCache:
             flat = array.reshape(-1)
             out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))
         if means:
-            # Exact integers; the mean itself is what attention returns.
-            first = self.heads.means.index(means[0])
-            last = first + len(means)
-            increments = jnp.where(active, jnp.round(values), 0).astype(jnp.int32)
-            sums = state.sums[first:last] + increments
-            unit = jnp.asarray([mean.unit for mean in means], y.dtype)
-            out.append(sums.astype(y.dtype) / count.astype(y.dtype) * unit)
-            every = jnp.concatenate([state.sums[:first], sums, state.sums[last:]])
-            state = dataclasses.replace(state, sums=every)
+            mean, sums = running_means(self.heads, means, state.sums, values, count, active)
+            out.append(mean)
+            state = dataclasses.replace(state, sums=sums)
         return out, state
 
     def _write(
@@ -308,6 +254,11 @@ class IndexedCache:
         """Rows to make room for at first: small buckets would be outgrown and compiled again."""
         return [65536 if store.rewritable else 1024 for store in self.heads.stores]
 
+    def room_for(self, tokens: int) -> list[int]:
+        """Rows do not depend on how many tokens there are: those made at first."""
+        del tokens
+        return self.default_capacities()
+
     def grow(self, state: IndexedState, least: Sequence[int]) -> IndexedState:
         """The same contents with at least `least` rows per store."""
         contents = self._host(state, least)
@@ -342,22 +293,6 @@ class IndexedCache:
 
     # -- layout ---------------------------------------------------------------------------
 
-    def families(self, rewritable: bool) -> list[list[int]]:
-        """Stores that share an array, by array."""
-        return self._families[rewritable]
-
-    def first_layer(self, store: int) -> int:
-        """The first layer that reads a store: its tokens are written there."""
-        return self._first[store]
-
-    def reads(self, layer: int) -> list[Read]:
-        """Reads of a layer, in the order of their queries."""
-        return [read for read in self.heads.reads if read.layer == layer]
-
-    def means(self, layer: int) -> list[Mean]:
-        """Uniform heads of a layer, in order."""
-        return [mean for mean in self.heads.means if mean.layer == layer]
-
     def _inserts(self, layer: int) -> list[int]:
         stores = enumerate(self.heads.stores)
         return [n for n, s in stores if s.rewritable and self._first[n] == layer]
@@ -366,39 +301,6 @@ class IndexedCache:
         """Write-once stores whose writes would show in this layer."""
         stores = enumerate(self.heads.stores)
         return [n for n, s in stores if not s.rewritable and self._first[n] == layer]
-
-    def grouped(self, layer: int) -> list[tuple[LayerReads, list[int]]]:
-        """Reads of a layer by family, with the entries they make."""
-        groups: dict[tuple[bool, int], list[tuple[int, int, int, int]]] = {}
-        for q, read in enumerate(self.reads(layer)):
-            place = self.places[read.store]
-            for column, entry in zip(read.columns, read.entries, strict=True):
-                group = groups.setdefault((place.rewritable, place.family), [])
-                group.append((q, read.store, column, entry))
-        out = []
-        for items in groups.values():
-            query, stores, columns, entries = zip(*items, strict=True)
-            place = self.places[stores[0]]
-            position = np.array([self.places[s].position for s in stores], np.int32)
-            out.append(
-                (
-                    LayerReads(
-                        place,
-                        np.array(query),
-                        np.array(stores),
-                        position,
-                        np.array(columns, np.int32),
-                    ),
-                    list(entries),
-                )
-            )
-        return out
-
-
-def bucket(rows: int) -> int:
-    """Rows of the bucket for so many: powers of 4 up to 2^18, of 2 beyond, so that few exist."""
-    bits = max(4, (rows - 1).bit_length())
-    return 1 << (bits + bits % 2 if bits <= 18 else bits)
 
 
 def _grown(array: np.ndarray, least: int) -> np.ndarray:

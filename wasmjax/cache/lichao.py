@@ -92,9 +92,12 @@ def insert(
     """
     dummy = offset + capacity
 
+    def read(nodes: jax.Array, node: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(nodes, (offset + node, 0), (1, COLUMNS))[0]
+
     def descend(carry: tuple) -> tuple:
-        nodes, node, lo, hi, current, _, _ = carry
-        here = jax.lax.dynamic_slice(nodes, (offset + node, 0), (1, COLUMNS))[0]
+        # The row comes with the carry: XLA would copy all nodes to read an old one after a write.
+        nodes, here, node, lo, hi, current, _, _ = carry
         middle = (lo + hi) >> 1
         vacant = here[NUMBER] < 0
         wins = vacant | _ahead(current, here, middle, domain.shift)
@@ -108,11 +111,13 @@ def insert(
         child = jnp.where(right, here[RIGHT], here[LEFT])
         makes = jnp.where(on & (child == 0), jnp.where(right, RIGHT, LEFT), 0)
         on &= child > 0
-        return nodes, jnp.where(on, child, node), lo, hi, loser, on, makes
+        node = jnp.where(on, child, node)
+        return nodes, read(nodes, node), node, lo, hi, loser, on, makes
 
     zero = jnp.int32(0)
-    start = (nodes, zero, jnp.int32(domain.lo), jnp.int32(domain.hi), new, wanted, zero)
-    nodes, node, _, _, loser, _, makes = jax.lax.while_loop(lambda c: c[5], descend, start)
+    bounds = jnp.int32(domain.lo), jnp.int32(domain.hi)
+    start = (nodes, read(nodes, zero), zero, *bounds, new, wanted, zero)
+    nodes, _, node, _, _, loser, _, makes = jax.lax.while_loop(lambda c: c[6], descend, start)
     # The new node, and its parent's pointer to it; dummies if there is none.
     made = jnp.where(wanted, jnp.maximum(made, 1), made)
     place = jnp.where(makes > 0, offset + made, dummy)

@@ -160,14 +160,21 @@ class SoftmaxCache:
         """Tokens to make room for at first."""
         return [2048]
 
-    def empty(self, capacity: int) -> SoftmaxState:
-        """A cache without tokens."""
+    def room_for(self, tokens: int) -> list[int]:
+        """Capacity that is enough for so many tokens."""
+        return [tokens]
+
+    def empty(self, least: Sequence[int]) -> SoftmaxState:
+        """A cache without tokens, with room for at least so many."""
+        capacity = 1 << (least[0] - 1).bit_length()
         kv = tuple(jnp.zeros((len(heads), capacity + 1, 4)) for heads in self._heads)
         return SoftmaxState(kv, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def grow(self, state: SoftmaxState, least: Sequence[int]) -> SoftmaxState:
         """The same contents with room for at least least[0] tokens."""
         capacity = state.kv[0].shape[1] - 1
+        if least[0] <= capacity:
+            return state
         while capacity < least[0]:
             capacity *= 2
         kv = tuple(

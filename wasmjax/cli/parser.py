@@ -28,7 +28,7 @@ def _add(commands: argparse._SubParsersAction, name: str, what: str) -> argparse
 def _program(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--engine", default="packed", choices=("packed", "dense"))
-    machine.add_argument("--cache", default="indexed", choices=("indexed", "softmax"))
+    machine.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
     machine.add_argument("--weights", metavar="FILE", help="weights to use (see wasmjax weights)")
     limits = parser.add_argument_group("program")
     limits.add_argument("--call", metavar="EXPORT", help="call this function instead of _start")
@@ -139,7 +139,7 @@ def _check(commands: argparse._SubParsersAction) -> None:
     check.add_argument(
         "--dtype", default="float32", choices=("float32", "tf32", "bfloat16", "float64")
     )
-    check.add_argument("--cache", default="indexed", choices=("indexed", "softmax"))
+    check.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
     check.add_argument("--signals", action="store_true", help="list every signal's range")
     check.set_defaults(command=_later("weights", "check"))
 

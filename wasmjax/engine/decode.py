@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache import Cache, CacheState, IndexedCache, SoftmaxCache
+from wasmjax.cache import Cache, CacheState, HullCache, IndexedCache, SoftmaxCache
 from wasmjax.circuit.weights import Weights
 from wasmjax.engine.dense import Dense
 from wasmjax.engine.packed import Packed
@@ -30,7 +30,7 @@ MAX_TOKENS = 2**24
 """Token counts are exact in float32 up to here."""
 
 EngineName = Literal["packed", "dense"]
-CacheName = Literal["indexed", "softmax"]
+CacheName = Literal["indexed", "hull", "softmax"]
 
 
 class EngineError(RuntimeError):
@@ -82,7 +82,8 @@ class Engine:
       weights: the transformer (Transformer.weights()).
       stop: end-of-sequence rule.
       engine: "packed" (sparse gathers) or "dense" (the plain forward pass).
-      cache: "indexed" (certified heads) or "softmax" (float64 full attention).
+      cache: "indexed" (certified heads), "hull" (any integer keys, in logarithmic time) or
+        "softmax" (float64 full attention).
       chunk: most steps of one call on the device.
 
     Raises:
@@ -99,11 +100,7 @@ class Engine:
     ) -> None:
         self.weights, self.stop, self.chunk = weights, stop, chunk
         self.symbolic = Symbolic(weights)
-        self.cache: Cache = (
-            IndexedCache(self.symbolic, certify(self.symbolic))
-            if cache == "indexed"
-            else SoftmaxCache(self.symbolic)
-        )
+        self.cache = _cache(self.symbolic, cache)
         self.dtype = jnp.float64 if self.cache.x64 else jnp.float32
         kinds: dict[str, type[Packed] | type[Dense]] = {"packed": Packed, "dense": Dense}
         with self.precision():
@@ -208,12 +205,20 @@ class Engine:
         return np.array(self.step.fields)
 
 
+def _cache(symbolic: Symbolic, name: CacheName) -> Cache:
+    if name == "indexed":
+        return IndexedCache(symbolic, certify(symbolic))
+    if name == "hull":
+        return HullCache(symbolic, certify(symbolic, general=True))
+    return SoftmaxCache(symbolic)
+
+
 class Session:
     """One token sequence and its cache.
 
     Args:
       engine: what runs it.
-      capacities: least rows per store of the indexed cache, or [tokens] of the softmax cache.
+      capacities: least rows per store, or [tokens] of the softmax cache.
 
     Attributes:
       tokens: tokens so far, prompt and generated. totals: per field, their sum, int64 [F].
@@ -242,7 +247,7 @@ class Session:
         with self.engine.precision():
             if isinstance(self.engine.cache, IndexedCache):
                 self._prefill_indexed(self.engine.cache, tokens_NxF)
-            elif isinstance(self.engine.cache, SoftmaxCache):
+            else:
                 self._prefill_by_steps(self.engine.cache, tokens_NxF)
         self.tokens += len(tokens_NxF)
         self.totals += tokens_NxF.sum(axis=0, dtype=np.int64)
@@ -257,18 +262,16 @@ class Session:
         filled = cache.prefill(state, cached, first, self._least)
         self._lane = self._new_lane(tokens_NxF[-1], filled, self.tokens + len(tokens_NxF))
 
-    def _prefill_by_steps(self, cache: SoftmaxCache, tokens_NxF: np.ndarray) -> None:
+    def _prefill_by_steps(self, cache: Any, tokens_NxF: np.ndarray) -> None:
         if self._lane is None:
-            room = max(self._least[0], len(tokens_NxF) + 1)
-            state = cache.empty(1 << (room - 1).bit_length())
+            room = cache.room_for(len(tokens_NxF) + 1)
+            state = cache.empty([max(pair) for pair in zip(self._least, room, strict=True)])
             self._lane = self._new_lane(tokens_NxF[0], state, 1)
             tokens_NxF = tokens_NxF[1:]
-        total = int(self._lane.count) + len(tokens_NxF)
-        if total >= self._lane.cache.kv[0].shape[1]:
-            self._lane = dataclasses.replace(
-                self._lane,
-                cache=cache.grow(self._lane.cache, [total + 1]),
-            )
+        else:
+            total = int(self._lane.count) + len(tokens_NxF)
+            grown = cache.grow(self._lane.cache, cache.room_for(total + 1))
+            self._lane = dataclasses.replace(self._lane, cache=grown)
         if len(tokens_NxF):
             self._lane = self.engine.force(self._lane, tokens_NxF)
         self._lane = dataclasses.replace(self._lane, status=jnp.int32(RUNNING))

@@ -3,10 +3,12 @@
 A head is *indexable* if its keys and values depend on the token's own fields alone, its query's
 second component is constant, and its keys lie on the parabola k2 = -(k1/2)^2 + eps t (members)
 or far below it (outsiders); that is read off the sparsity pattern and verified numerically over
-the fields that the key depends on. Everything else is refused here by name of the head.
+the fields that the key depends on. Everything else is refused here by name of the head, or, for
+caches that compare scores, taken as a head with *any* integer keys.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -29,6 +31,8 @@ class Store:
       lo, hi: bounds of member addresses seen on the key's fields.
       rewritable: whether the keys carry a recency term, so that addresses may be written again.
       columns: rows of the distinct values that are read.
+      second: for keys that are on no parabola, the row of an integer k2 beside the integer k1 of
+        `key`; every token is a member. None: k1 is 2 j and k2 is -j^2.
     """
 
     key: Row
@@ -38,17 +42,22 @@ class Store:
     hi: int
     rewritable: bool
     columns: tuple[Row, ...]
+    second: Row | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """A group of heads with one query: at `query`, columns of a store into entries."""
+    """A group of heads with one query: at `query`, columns of a store into entries.
+
+    `unit`: what its values are multiples of; 0 if that is not known (sums over tokens).
+    """
 
     layer: int
     store: int
     query: Row
     columns: tuple[int, ...]
     entries: tuple[int, ...]
+    unit: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +79,11 @@ class Heads:
     means: tuple[Mean, ...]
 
 
-def certify(symbolic: Symbolic) -> Heads:
+def certify(symbolic: Symbolic, general: bool = False) -> Heads:
     """Classifies every head.
+
+    Args:
+      general: take heads that are not indexable, too, if their keys are integers (up to a factor).
 
     Raises:
       CertificateError: naming the layer and head that is neither uniform nor indexable.
@@ -96,12 +108,12 @@ def certify(symbolic: Symbolic) -> Heads:
     units = Units(symbolic)
     for key, values in reads.items():
         l, head = heads_of[key]  # noqa: E741
-        query = _normalised_query(symbolic, units, l, head)
+        query = _normalised_query(symbolic, units, l, head, general)
         numbers = of_key.setdefault(key[2], [])
-        certified = stores[numbers[0]] if numbers else _certify_keys(symbolic, l, head)
+        certified = stores[numbers[0]] if numbers else _keys(symbolic, units, l, head, general)
         found: dict[int, list[tuple[int, int]]] = {}
         for value, entry in values:
-            form = _own_form(symbolic, value)
+            form = symbolic.projection(value) if general else _own_form(symbolic, value)
             number = next((n for n in numbers if form in stores[n].forms), None)
             if number is None:
                 # A value that a later layer reads may not exist yet where an earlier one does.
@@ -114,7 +126,8 @@ def certify(symbolic: Symbolic) -> Heads:
             found.setdefault(number, []).append((stores[number].forms.index(form), entry))
         for number, pairs in found.items():
             columns, entries = zip(*pairs, strict=True)
-            out.append(Read(l, number, query, columns, entries))
+            unit = units.form(symbolic.projection(query))
+            out.append(Read(l, number, query, columns, entries, unit))
     return Heads(tuple(store.build() for store in stores), tuple(out), tuple(means))
 
 
@@ -128,12 +141,13 @@ class _StoreBuilder:
     lo: int
     hi: int
     rewritable: bool
+    general: bool = False
     columns: list[Row] = dataclasses.field(default_factory=list)
     forms: list[Form] = dataclasses.field(default_factory=list)
 
     def at(self, layer: int, head: int) -> "_StoreBuilder":
         """The same keys, as a head of this layer computes them, without columns."""
-        key = Row("k", layer, head, 0, 1 / (2 * self.scale))
+        key = Row("k", layer, head, 0, 1 / ((1 if self.general else 2) * self.scale))
         member = Row("k", layer, head, 1, 1 / self.scale)
         return dataclasses.replace(self, layer=layer, key=key, member=member, columns=[], forms=[])
 
@@ -142,8 +156,10 @@ class _StoreBuilder:
         self.forms.append(form)
 
     def build(self) -> Store:
-        columns = tuple(self.columns)
-        return Store(self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns)
+        columns, second = tuple(self.columns), self.member if self.general else None
+        return Store(
+            self.key, self.member, self.far, self.lo, self.hi, self.rewritable, columns, second
+        )
 
 
 def _own_form(symbolic: Symbolic, value: Row) -> Form:
@@ -162,16 +178,42 @@ def _frozen(*forms: Form) -> tuple:
     return tuple(tuple(sorted(form.items())) for form in forms)
 
 
-def _normalised_query(symbolic: Symbolic, units: Units, layer: int, head: int) -> Row:
+def _normalised_query(
+    symbolic: Symbolic, units: Units, layer: int, head: int, general: bool
+) -> Row:
     scale = constant(symbolic.layers[layer].q[head][1])
     if not scale or scale < 0:
         raise CertificateError(
             f"{_name(layer, head)}: the second query component is not a positive constant"
         )
     query = Row("q", layer, head, 0, 1 / scale)
-    if not units.tie_margin(symbolic.projection(query)) > 0:
+    if not general and not units.tie_margin(symbolic.projection(query)) > 0:
         raise CertificateError(f"{_name(layer, head)}: its query can tie between two addresses")
     return query
+
+
+def _keys(symbolic: Symbolic, units: Units, layer: int, head: int, general: bool) -> _StoreBuilder:
+    try:
+        return _certify_keys(symbolic, layer, head)
+    except CertificateError:
+        if not general:
+            raise
+    return _integer_keys(symbolic, units, layer, head)
+
+
+def _integer_keys(symbolic: Symbolic, units: Units, layer: int, head: int) -> _StoreBuilder:
+    """Keys that are integers when divided by their unit, a recency term apart."""
+    k1, k2 = symbolic.layers[layer].k[head]
+    eps = k2.get(COUNT, 0.0)
+    static = {entry: weight for entry, weight in k2.items() if entry != COUNT}
+    unit = min(units.form(k1), units.form(static))
+    recent = 0 < eps * 2.0**25 <= unit
+    if not recent:
+        unit = min(unit, units.form(k2))
+    if not 2.0**-40 <= unit < math.inf:
+        raise CertificateError(f"{_name(layer, head)}: its keys are no multiples of a power of two")
+    key, second = (Row("k", layer, head, c, 1 / unit) for c in (0, 1))
+    return _StoreBuilder(layer, unit, key, second, math.inf, 0, 0, True, True)
 
 
 def _certify_keys(symbolic: Symbolic, layer: int, head: int) -> _StoreBuilder:
