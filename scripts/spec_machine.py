@@ -63,9 +63,10 @@ class SpecMachine:
         group: str,
         oracle: bool = False,
         max_steps: int = 2_000_000,
+        max_prompt: int | None = None,
     ) -> None:
         self.machine, self.version = machine, VERSIONS[group]
-        self.oracle, self.max_steps = oracle, max_steps
+        self.oracle, self.max_steps, self.max_prompt = oracle, max_steps, max_prompt
 
     def load(self, binary: bytes) -> Outcome:
         """Decodes and validates; `value` is the module."""
@@ -96,6 +97,8 @@ class SpecMachine:
 
     def invoke(self, instance: StoreInstance, name: str, bits: Sequence[int]) -> Outcome:
         """Calls an export."""
+        if self.max_prompt is not None and instance.store.prompt_tokens > self.max_prompt:
+            return Outcome("limit", f"a prompt of {instance.store.prompt_tokens:,} tokens")
         return attempt(
             lambda: Outcome(
                 "returned", bits=instance.call_bits(name, *bits, max_steps=self.max_steps)

@@ -50,6 +50,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sample", type=int, metavar="N", help="only N calls per script that end within the steps"
     )
     parser.add_argument("--max-steps", type=int, default=2_000_000, help="of an invocation")
+    parser.add_argument(
+        "--max-prompt", type=int, metavar="N", help="tokens of a module's prompt, in a sample"
+    )
     parser.add_argument("--shown", type=int, default=SHOWN, help="failures shown per script")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="all verdicts")
     args = parser.parse_intermixed_args(argv)
@@ -95,6 +98,8 @@ def run_all(
 def progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text and not text.startswith("batch"):
+        print(text, file=sys.stderr, flush=True)
 
 
 def show(reports: Sequence[Report], shown: int) -> None:
@@ -206,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     engine = wasmjax.Machine(args.engine, args.cache)
-    machine = SpecMachine(engine, args.group, args.oracle, args.max_steps)
+    machine = SpecMachine(engine, args.group, args.oracle, args.max_steps, args.max_prompt)
     reports = run_all(machine, tool, scripts, args.group, args.batch, args.sample)
     seconds = time.perf_counter() - start
     show(reports, args.shown)

@@ -357,7 +357,7 @@ def test_sources_that_cannot_be_used(checkout, tmp_path, capsys):
 SOURCES = {"1.0": ("WASM_SPEC", "spec"), "extensions": ("WASM_TESTSUITE", "testsuite")}
 """By group: what says where its source is, and the repository that it is one of."""
 
-DENSE = "--engine dense --cache softmax --sample 2 --max-steps 2000".split()
+DENSE = "--engine dense --cache softmax --sample 2 --max-steps 2000 --max-prompt 4000".split()
 """The dense engine with the softmax cache takes long per token."""
 
 

@@ -252,6 +252,11 @@ class Store:
         return tokens
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the sequence so far, and of what was not fed yet."""
+        return self.session.tokens + sum(map(len, self._pending))
+
+    @property
     def has_pending(self) -> bool:
         """Whether there are tokens that were not fed yet."""
         return bool(self._pending)
