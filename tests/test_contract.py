@@ -20,7 +20,7 @@ from wasmjax.machine.tokens import columns
 from wasmjax.oracle.diff import first_divergence
 from wasmjax.oracle.execute import Oracle
 
-COMBINATIONS = [(e, c) for e in ("packed", "dense") for c in ("indexed", "softmax")]
+COMBINATIONS = [(e, c) for e in ("packed", "dense") for c in ("indexed", "hull", "softmax")]
 FREESTANDING = pathlib.Path(__file__).parent.parent / "examples" / "freestanding"
 
 

@@ -19,7 +19,7 @@ from wasmjax.machine.tokens import columns
 from wasmjax.oracle.diff import first_divergence
 from wasmjax.oracle.execute import Oracle
 
-CACHES = ["indexed", "softmax"]
+CACHES = ["indexed", "hull", "softmax"]
 LOADS = """(module (memory 1) {data}
   (func (export "load") (param i32) (result i64) (i64.load (local.get 0)))
   (func (export "store") (param i32 i64) (i64.store (local.get 0) (local.get 1))))"""

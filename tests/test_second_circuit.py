@@ -10,7 +10,7 @@ from wasmjax.circuit.check import report
 from wasmjax.circuit.evaluate import Evaluation
 from wasmjax.engine.decode import Engine, Session
 
-COMBINATIONS = [(e, c) for e in ("packed", "dense") for c in ("indexed", "softmax")]
+COMBINATIONS = [(e, c) for e in ("packed", "dense") for c in ("indexed", "hull", "softmax")]
 CASES = [(cm.add(), (5, 7)), (cm.multiply(), (6, 7, 0)), (cm.multiply(), (0, 9, 3))]
 
 

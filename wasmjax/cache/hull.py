@@ -136,34 +136,52 @@ class HullCache(StoreLayout):
         return chosen, dataclasses.replace(state, beyond=jnp.maximum(state.beyond, beyond))
 
     def _write(self, layer: int, state: HullState, y: jax.Array, active: jax.Array) -> HullState:
-        nodes, values, made = state.nodes, list(state.values), state.made
-        members, need, beyond = state.members, state.need, state.beyond
-        offsets, start = self._offsets(state), 0
-        for number in self._inserts(layer):
-            store = self.heads.stores[number]
-            key, second = y[start], y[start + 1]
-            columns = y[start + 2 : start + 2 + len(store.columns)]
-            start += 2 + len(store.columns)
-            slope, intercept, member, exact = _line(store, key, second)
-            member &= active
-            at, capacity = members[number], self._capacity(state, number)
-            fits = at < capacity
-            written = member & fits & exact
-            row = lichao.line(at, slope, intercept)
-            nodes, nodes_made = lichao.insert(
-                nodes, made[number], row, written, int(offsets[number]), capacity,
-                self.domains[number],
+        """Inserts the current token into the stores whose first reads are in this layer."""
+        inserts = self._inserts(layer)
+        if not inserts:
+            return state
+        stores = [self.heads.stores[number] for number in inserts]
+        starts = np.cumsum([0] + [2 + len(store.columns) for store in stores])
+        key, second = y[starts[:-1]], y[starts[:-1] + 1]
+        slope, intercept, member, exact = _lines(stores, key, second)
+        member &= active
+        at = state.members[np.array(inserts)]
+        room = np.array([self._capacity(state, number) for number in inserts], np.int32)
+        written = member & exact & (at < room)
+        lines = lichao.line(at, slope, intercept)
+        nodes, values, offsets = state.nodes, list(state.values), self._offsets(state)
+        made = []
+        for i, number in enumerate(inserts):
+            nodes, made_now = lichao.insert(
+                nodes, state.made[number], lines[i], written[i], int(offsets[number]),
+                int(room[i]), self.domains[number],
             )  # fmt: skip
+            made.append(made_now)
             family, position = self._family(number), self.places[number].position
-            place = (jnp.int32(position), jnp.where(written, at, capacity), jnp.int32(0))
             array = values[family]
-            new = columns.astype(array.dtype)[None, None, :]
+            new = y[starts[i] + 2 : starts[i + 1]].astype(array.dtype)[None, None, :]
+            place = jnp.int32(position), jnp.where(written[i], at[i], room[i]), jnp.int32(0)
             values[family] = jax.lax.dynamic_update_slice(array, new, place)
-            made = made.at[number].set(nodes_made)
-            members = members.at[number].add(written.astype(jnp.int32))
-            need = need.at[number].max(jnp.where(member & ~fits, at + 1, 0))
-            beyond = jnp.maximum(beyond, jnp.where(member & ~exact, number + 1, 0))
-        return HullState(nodes, tuple(values), made, members, state.sums, need, beyond)
+
+        # Scattered to all stores by a constant-index gather: a scatter costs more.
+        where = np.full(len(self.places), len(inserts))
+        where[inserts] = np.arange(len(inserts))
+
+        def whole(of_layer: jax.Array) -> jax.Array:
+            return jnp.append(of_layer.astype(jnp.int32), 0)[where]
+
+        others = where == len(inserts)
+        refused = jnp.where(member & exact & (at >= room), at + 1, 0)
+        broken = jnp.where(member & ~exact, 1 + np.array(inserts, np.int32), 0)
+        return dataclasses.replace(
+            state,
+            nodes=nodes,
+            values=tuple(values),
+            made=jnp.where(others, state.made, whole(jnp.stack(made))),
+            members=state.members + whole(written),
+            need=jnp.maximum(state.need, whole(refused)),
+            beyond=jnp.maximum(state.beyond, jnp.max(broken)),
+        )
 
     def _family(self, number: int) -> int:
         place = self.places[number]
@@ -289,16 +307,18 @@ class HullCache(StoreLayout):
         return [n for n in range(len(self.heads.stores)) if self.first_layer(n) == layer]
 
 
-def _line(
-    store: Store, key: jax.Array, second: jax.Array
+def _lines(
+    stores: Sequence[Store], key: jax.Array, second: jax.Array
 ) -> tuple[jax.Array, wide.Wide, jax.Array, jax.Array]:
-    """Slope and intercept of a token's key, whether it is a member, and whether they are exact."""
-    if store.second is None:
-        address = jnp.round(key).astype(jnp.int32)
-        member = second > -store.far / 2
-        return 2 * address, wide.multiply(address, -address), member, jnp.array(True)
-    intercept = jnp.floor(second)  # a recency term, which the order of members stands for, is less
-    exact = (jnp.abs(key) < _EXACT) & (jnp.abs(intercept) < _EXACT) & (jnp.round(key) == key)
-    slope = jnp.clip(key, -_EXACT, _EXACT).astype(jnp.int32)
-    bounded = jnp.clip(intercept, -_EXACT, _EXACT)
-    return slope, wide.from_float(bounded), jnp.array(True), exact
+    """Slopes and intercepts of a token's keys, whether it is a member, whether they are exact."""
+    squares = jnp.array([store.second is None for store in stores])
+    far = np.array([min(store.far, 2.0**100) for store in stores], np.float32)
+    bounded = jnp.clip(jnp.round(key), -_EXACT, _EXACT).astype(jnp.int32)
+    parabola = wide.multiply(bounded, -bounded)
+    # A recency term, which the order of members stands for, is less than a unit.
+    floor = jnp.floor(second)
+    other = wide.from_float(jnp.clip(floor, -_EXACT, _EXACT))
+    held = (jnp.abs(key) < _EXACT) & (jnp.abs(floor) < _EXACT) & (jnp.round(key) == key)
+    slope = jnp.where(squares, 2 * bounded, bounded)
+    high, low = (jnp.where(squares, p, o) for p, o in zip(parabola, other, strict=True))
+    return slope, (high, low), ~squares | (second > -far / 2), squares | held
