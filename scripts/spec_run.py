@@ -108,6 +108,10 @@ def independent(module: Module) -> bool:
     )
 
 
+BEYOND = ("steps", "limit")
+"""Kinds of outcomes that do not count in a sample."""
+
+
 class Plan:
     """What a script's commands refer to, found out before any of them runs.
 
@@ -329,10 +333,10 @@ class ScriptRun:
         for value in (*action.args, *results):
             if value.bits is None:
                 return Verdict(NOT_APPLICABLE, f"values of type {value.type}")
-        if action.kind == "get":
-            return judge(command, self._machine.get(instance, action.field))
         if self._sample is not None:
             return self._act_if_short(command, action, instance)
+        if action.kind == "get":
+            return judge(command, self._machine.get(instance, action.field))
         target = self._plan.target[number]
         if self._defer and command.type != "action" and self._is_independent(target):
             self.deferred.append((number, self._modules[target], action))
@@ -344,10 +348,13 @@ class ScriptRun:
         assert self._sample is not None
         if self._called >= self._sample:
             return Verdict(NOT_APPLICABLE, "not in the sample")
-        outcome = self._machine.invoke(instance, action.field, _bits(action))
-        if outcome.kind in ("steps", "limit"):
+        if action.kind == "get":
+            outcome = self._machine.get(instance, action.field)
+        else:
+            outcome = self._machine.invoke(instance, action.field, _bits(action))
+        if outcome.kind in BEYOND:
             return Verdict(NOT_APPLICABLE, "beyond the horizon", outcome.text)
-        self._called += 1
+        self._called += action.kind != "get"
         return judge(command, outcome)
 
     def _is_independent(self, number: int) -> bool:
@@ -361,6 +368,8 @@ class ScriptRun:
 
     def _unexpected(self, outcome: Outcome) -> Verdict:
         """The verdict on a module that should have been instantiated."""
+        if self._sample is not None and outcome.kind in BEYOND:
+            return Verdict(NOT_APPLICABLE, "beyond the horizon", outcome.text)
         if outcome.kind == "unsupported" and self._group != "1.0" and _proposal(outcome.value):
             return Verdict(NOT_APPLICABLE, outcome.value, outcome.text)
         if outcome.kind == "unlinkable":
