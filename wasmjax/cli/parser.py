@@ -18,6 +18,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _explain(commands)
     _weights(commands)
     _check(commands)
+    _export(commands)
     return parser.parse_args(argv)
 
 
@@ -25,7 +26,7 @@ def _add(commands: argparse._SubParsersAction, name: str, what: str) -> argparse
     return commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
 
 
-def _program(parser: argparse.ArgumentParser) -> None:
+def _program(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--engine", default="packed", choices=("packed", "dense"))
     machine.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
@@ -45,7 +46,7 @@ def _program(parser: argparse.ArgumentParser) -> None:
         "--clock", type=_natural, default=0, metavar="NS", help="nanoseconds at the start"
     )
     limits.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("program", metavar="PROG.wasm")
+    parser.add_argument("program", metavar="PROG.wasm", nargs="?" if optional else None)
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the program's arguments")
 
 
@@ -142,6 +143,13 @@ def _check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
     check.add_argument("--signals", action="store_true", help="list every signal's range")
     check.set_defaults(command=_later("weights", "check"))
+
+
+def _export(commands: argparse._SubParsersAction) -> None:
+    export = _add(commands, "export", "write the model, and a program's prompt, for PyTorch")
+    export.add_argument("--torch", required=True, metavar="DIR", help="a folder for the files")
+    _program(export, optional=True)
+    export.set_defaults(command=_later("export", "export"))
 
 
 class _later:
