@@ -161,14 +161,19 @@ def total(signals: Iterable[Affine]) -> Affine:
 class Circuit:
     """A circuit under construction over `vocabulary`; see the module's docstring.
 
+    Args:
+      prune: leave out neurons that can never be active, instead of refusing them as mistakes.
+
     Attributes:
       neurons, groups, wires: what has been built, in order.
       outputs: field name -> signal.
       max_count: most tokens a sequence may have (the range of the count).
     """
 
-    def __init__(self, vocabulary: Sequence[Vocabulary], max_count: int = 2**24) -> None:
-        self.vocabulary = tuple(vocabulary)
+    def __init__(
+        self, vocabulary: Sequence[Vocabulary], max_count: int = 2**24, prune: bool = False
+    ) -> None:
+        self.vocabulary, self._prune = tuple(vocabulary), prune
         self._field = {field.name: k for k, field in enumerate(self.vocabulary)}
         self.embedded: list[Embedded] = []
         self.neurons: list[Neuron] = []
@@ -204,6 +209,8 @@ class Circuit:
         """relu(gate) * value, one neuron."""
         if not isinstance(value, Affine):
             value = Affine(const=value)
+        if self._prune and (gate.range.hi <= 0 or not (value.terms or value.const)):
+            return ZERO
         try:
             reach = ranges.relu_product(gate.range, value.range)
         except RangeError as error:

@@ -1,6 +1,7 @@
 """The whole machine as a circuit: fetch, operands, units, flow, emitted fields."""
 
 import functools
+from collections.abc import Sequence
 
 from wasmjax.circuit.language import ZERO, Circuit, Vocabulary
 from wasmjax.circuit.weights import Compiled, compile_circuit
@@ -9,6 +10,7 @@ from wasmjax.machine.config import WASM, MachineConfig
 from wasmjax.machine.control import flow
 from wasmjax.machine.fetch import build_step
 from wasmjax.machine.memory import memory
+from wasmjax.machine.program import Instruction
 from wasmjax.machine.shift import shifts
 from wasmjax.machine.spaces import Tables, build_spaces
 from wasmjax.machine.tokens import columns, fields
@@ -19,12 +21,16 @@ def vocabulary(config: MachineConfig) -> tuple[Vocabulary, ...]:
     return tuple(Vocabulary(f.name, f.lo, f.size, f.emitted) for f in fields(config))
 
 
-def build_circuit(config: MachineConfig = WASM) -> Circuit:
-    """One step of the machine: from the current token and all earlier ones to the next."""
-    circuit = Circuit(vocabulary(config))
+def build_circuit(config: MachineConfig = WASM, code: Sequence[Instruction] = ()) -> Circuit:
+    """One step of the machine: from the current token and all earlier ones to the next.
+
+    Args:
+      code: a program's instructions to fold into the weights; none: they come in the prompt.
+    """
+    circuit = Circuit(vocabulary(config), prune=bool(code))
     spaces = build_spaces(circuit, config)
     tables = Tables(circuit, spaces.by_name["arith"])
-    step = build_step(circuit, config, spaces, tables)
+    step = build_step(circuit, config, spaces, tables, code)
 
     lanes = [ZERO] * config.value_bytes
     access = memory(step, spaces.banks, lanes)

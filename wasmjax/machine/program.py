@@ -348,6 +348,13 @@ def _all_digits(values_N: Sequence[int] | np.ndarray, count: int, base: int) -> 
     return out
 
 
+def code_tokens(config: MachineConfig, code: Sequence[Instruction]) -> np.ndarray:
+    """The tokens of instructions from index 0 on, int32 [N, n_fields]; as in `prompt`."""
+    segment = _Segments(config, len(code))
+    _encode_code(segment("code", len(code)), code, 0)
+    return segment.tokens_NxF
+
+
 def _encode_code(rows: _Rows, code: Sequence[Instruction], first: int) -> None:
     """What `encode_instruction` makes of each instruction, from index `first` on, all at once."""
     config = rows.config
