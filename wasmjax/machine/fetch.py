@@ -61,7 +61,7 @@ def build_step(
         a,
         slot_b + immediate,
         c,
-        _destination(circuit, config, tables, operand["d"]),
+        _destination(circuit, config, tables, operand["d"], summed=not code),
     )
 
 
@@ -173,11 +173,16 @@ def _nibble_is(shift: int, value: int) -> Callable[[int], float]:
 
 
 def _destination(
-    circuit: Circuit, config: MachineConfig, tables: Tables, address: Affine
+    circuit: Circuit, config: MachineConfig, tables: Tables, address: Affine, summed: bool
 ) -> list[Affine]:
-    """The digits of the destination slot."""
+    """The digits of the destination slot.
+
+    Args:
+      summed: give the address a coordinate of its own. Not if its offset is a sum over a program's
+        instructions already: it is inexact, and would round once for each of them.
+    """
     if config.address_digits == 1:
         return [address]
-    wire = circuit.wire("destination", address)
+    wire = circuit.wire("destination", address) if summed else address
     high = tables.divide("destination high", wire, 8)
     return [wire - 256 * high, high]
