@@ -15,6 +15,7 @@ from wasmjax.machine.config import WASM
 from wasmjax.machine.contents import read_values
 from wasmjax.machine.describe import trap_message
 from wasmjax.machine.program import Program, Registers, invocation, prompt, registers_of
+from wasmjax.machine.specialize import without_code
 from wasmjax.machine.tokens import columns
 from wasmjax.values import bits_of, signed, value_of
 from wasmjax.wasm import layout
@@ -70,6 +71,7 @@ class Instance:
 
     Args:
       max_steps: most VM steps of its start function.
+      folded: whether the engine's weights hold the code.
 
     Attributes:
       lowered: the program. session: the token sequence and its cache.
@@ -82,10 +84,12 @@ class Instance:
         lowered: Lowered,
         hosts: Sequence[HostFunction] = (),
         max_steps: int | None = None,
+        folded: bool = False,
     ) -> None:
         self.engine, self.lowered, self.hosts = engine, lowered, hosts
         self.session = Session(engine)
-        self._prompt = prompt(WASM, lowered.program)
+        program = without_code(lowered.program) if folded else lowered.program
+        self._prompt = prompt(WASM, program)
         if lowered.start is not None:
             Run(self, lowered.start, ()).value(max_steps)
 

@@ -26,11 +26,12 @@ from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_circuit
 from wasmjax.machine.config import WASM
+from wasmjax.machine.specialize import code_digest
 from wasmjax.machine.tokens import columns
 from wasmjax.model.explain import StepExplanation, explain
 from wasmjax.model.transformer import Transformer
 from wasmjax.store import Store
-from wasmjax.wasm.lower import lower
+from wasmjax.wasm.lower import Lowered, lower
 from wasmjax.wasm.types import Module
 from wasmjax.wasm.validate import load_bytes
 
@@ -64,6 +65,7 @@ class Machine:
     Attributes:
       model: the transformer whose parameters every engine executes.
       engine: what executes them.
+      program: digest of the program that the weights hold (`wasmjax specialize`); "": none.
 
     Raises:
       CertificateError, ReadoutError: if the model's weights cannot be executed exactly.
@@ -81,6 +83,7 @@ class Machine:
         if model is None:
             model, names = _universal()
         self.model, self.names = model, names
+        self.program = names.program if names is not None else ""
         self.engine = Engine(model.weights(), stop_rule(), engine, cache, chunk)
         self._lanes_engines: dict[tuple[jax.sharding.Mesh, bool], LanesEngine] = {}
 
@@ -116,13 +119,13 @@ class Machine:
     ) -> Run:
         """Prepares a WASI program; argv includes its own name. Raises what `run` does."""
         hosts = imports or {}
-        lowered = lower(module, signatures(hosts), args=argv, **inputs)
+        lowered = self._lowered(module, hosts, args=argv, **inputs)
         entry = lowered.exports.get("_start")
         if entry is None:
             raise ValueError("the module exports no function _start")
         if entry.type.params or entry.type.results:
             raise ValueError("_start must take and return nothing")
-        return Run(Instance(self.engine, lowered, [*hosts.values()]), entry, ())
+        return Run(self._instance(lowered, hosts), entry, ())
 
     def instantiate(
         self,
@@ -141,15 +144,29 @@ class Machine:
           Trap, Exit, OutOfSteps: if its start function does. Else what `run` raises.
         """
         hosts = imports or {}
+        return self._instance(self._lowered(module, hosts, **inputs), hosts, max_steps)
+
+    def _lowered(self, module: Module, hosts: Imports, **inputs: Any) -> Lowered:
         lowered = lower(module, signatures(hosts), **inputs)
-        return Instance(self.engine, lowered, [*hosts.values()], max_steps)
+        if self.program and code_digest(lowered.program.instructions) != self.program:
+            raise ValueError("the weights hold another program")
+        return lowered
+
+    def _instance(self, lowered: Lowered, hosts: Imports, max_steps: int | None = None) -> Instance:
+        folded = bool(self.program)
+        return Instance(self.engine, lowered, [*hosts.values()], max_steps, folded)
 
     def store(self, **options: Any) -> Store:
         """A store for several modules that import from each other, or from Python.
 
         Args:
           options: those of `wasmjax.store.Store`.
+
+        Raises:
+          ValueError: if the weights hold a program.
         """
+        if self.program:
+            raise ValueError("the weights hold a program: there is no room for others")
         return Store(self.engine, **options)
 
     def trace(self, run: Run, max_steps: int | None = None) -> Iterator[np.ndarray]:
@@ -197,6 +214,7 @@ class Machine:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         engine = self.lanes_engine(mesh, keep_tokens)
+        options["program"] = self.program
         return Batch(engine, jobs, Options(lanes, chunk, memory_bytes), **options)
 
     def traces(self, jobs: Sequence[Job], **options: Any) -> Iterator[Trace]:

@@ -24,6 +24,7 @@ from wasmjax.machine.program import (
     registers,
     registers_of,
 )
+from wasmjax.machine.specialize import code_digest
 from wasmjax.values import value_of
 from wasmjax.wasm.errors import DecodeError
 from wasmjax.wasm.link import LinkError
@@ -66,14 +67,18 @@ class Preparer:
 
     Args:
       cache: layout of the caches to fill. keep_prompts: for `Prepared.prompt`.
-      imports: functions of the host.
+      imports: functions of the host. folded: digest of the code that the weights hold; "": none.
     """
 
     def __init__(
-        self, cache: LanesCache, keep_prompts: bool = False, imports: Imports | None = None
+        self,
+        cache: LanesCache,
+        keep_prompts: bool = False,
+        imports: Imports | None = None,
+        folded: str = "",
     ) -> None:
         self.cache, self.keep_prompts = cache, keep_prompts
-        self._hosts = list((imports or {}).values())
+        self._hosts, self._folded = list((imports or {}).values()), folded
         self._signatures = signatures(imports or {})
         self._code: collections.OrderedDict[bytes, LoweredCode | str] = collections.OrderedDict()
         self._alive: dict[int, Module] = {}
@@ -143,7 +148,7 @@ class Preparer:
             try:
                 module = job.module if data is None else load_bytes(data)
                 assert isinstance(module, Module)
-                self._code[key] = lower_code(module, self._signatures)
+                self._code[key] = self._promptable(lower_code(module, self._signatures))
             except _REFUSALS as error:
                 self._code[key] = str(error)
             if len(self._code) > _MODULES:
@@ -152,6 +157,13 @@ class Preparer:
         if isinstance(code, str):
             raise ValueError(code)
         return key, code
+
+    def _promptable(self, code: LoweredCode) -> LoweredCode:
+        if not self._folded:
+            return code
+        if code_digest(code.instructions) != self._folded:
+            raise ValueError("the weights hold another program")
+        return dataclasses.replace(code, instructions=())
 
     def _prefix(self, key: bytes, program: Program) -> tuple[Prefix, np.ndarray]:
         if key not in self._prefixes:

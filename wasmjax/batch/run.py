@@ -36,6 +36,7 @@ class Batch:
       on_progress: called after every chunk. on_trace: called with every trace.
       imports: functions of the host that modules may import. Other lanes go on meanwhile, in no
         certain order; with several processes every process calls them.
+      program: digest of the program that the engine's weights hold; "": none.
 
     Attributes:
       resumed: what `extra` gave for the checkpoint that the batch goes on from; None: none.
@@ -58,6 +59,7 @@ class Batch:
         on_progress: Callable[[Progress], None] | None = None,
         on_trace: Callable[[Trace], None] | None = None,
         imports: Imports | None = None,
+        program: str = "",
     ) -> None:
         self.resumed: Any = None
         self._every, self._extra, self._on_trace = checkpoint_seconds, extra, on_trace
@@ -65,7 +67,7 @@ class Batch:
         if keeps and not engine.keep_all:
             raise ValueError("traces need an engine that keeps all tokens")
         self.scheduler = Scheduler(
-            engine, jobs, options, on_progress, self._keep if keeps else None, imports
+            engine, jobs, options, on_progress, self._keep if keeps else None, imports, program
         )
         self._checkpoints = Checkpoints(checkpoint) if checkpoint is not None else None
         shards = 0

@@ -80,7 +80,7 @@ class Scheduler:
       engine: what runs them. jobs: the jobs. options: how.
       on_progress: called after every chunk.
       on_tokens: called when a job has run; the engine must keep all tokens.
-      imports: functions of the host.
+      imports: functions of the host. program: digest of the program that the weights hold.
 
     Attributes:
       results: of jobs that are done, by number, until they are handed out.
@@ -95,11 +95,12 @@ class Scheduler:
         on_progress: Callable[[Progress], None] | None = None,
         on_tokens: OnTokens | None = None,
         imports: Imports | None = None,
+        program: str = "",
     ) -> None:
         self.engine, self.jobs, self.options = engine, jobs, options or Options()
         self._capacities = Capacities(engine, self.options)
         self._on_progress, self._on_tokens = on_progress, on_tokens
-        self._preparer = Preparer(engine.cache, on_tokens is not None, imports)
+        self._preparer = Preparer(engine.cache, on_tokens is not None, imports, program)
         self.results: dict[int, JobResult] = {}
         self.wanted = 0
         self._next_job = 0

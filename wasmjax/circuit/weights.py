@@ -25,11 +25,13 @@ class Names:
     Attributes:
       heads: per layer, (head, name); neurons: per layer, (neuron, name).
       coordinates: (coordinate, name), possibly several in turn.
+      program: digest of the code that is folded in (`machine.specialize`); "": none.
     """
 
     heads: list[list[tuple[int, str]]]
     neurons: list[list[tuple[int, str]]]
     coordinates: list[tuple[int, str]]
+    program: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

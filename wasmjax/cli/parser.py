@@ -18,6 +18,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _explain(commands)
     _weights(commands)
     _check(commands)
+    _specialize(commands)
     _export(commands)
     return parser.parse_args(argv)
 
@@ -143,6 +144,13 @@ def _check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
     check.add_argument("--signals", action="store_true", help="list every signal's range")
     check.set_defaults(command=_later("weights", "check"))
+
+
+def _specialize(commands: argparse._SubParsersAction) -> None:
+    specialize = _add(commands, "specialize", "fold a program into the weights")
+    specialize.add_argument("program", metavar="PROG.wasm")
+    specialize.add_argument("-o", "--output", required=True, metavar="FILE", help="safetensors")
+    specialize.set_defaults(command=_later("weights", "specialize"))
 
 
 def _export(commands: argparse._SubParsersAction) -> None:

@@ -1,14 +1,20 @@
 """`wasmjax weights` and `wasmjax check`."""
 
 import argparse
+import pathlib
+import time
 
 from wasmjax.circuit.check import report
+from wasmjax.circuit.ranges import RangeError
 from wasmjax.circuit.weights import Weights
 from wasmjax.cli import status
-from wasmjax.cli.status import refusing
+from wasmjax.cli.status import Refused, refusing
 from wasmjax.machine.build import build_machine
 from wasmjax.machine.config import WASM
+from wasmjax.machine.specialize import specialize as fold
 from wasmjax.model import io
+from wasmjax.wasm.lower import lower
+from wasmjax.wasm.validate import load_bytes
 
 
 def weights(args: argparse.Namespace) -> int:
@@ -37,6 +43,24 @@ def _describe(weights: Weights) -> str:
         f"softmax scale {weights.softmax_scale:g}\n"
         f"sha256 {io.digest(weights)}"
     )
+
+
+def specialize(args: argparse.Namespace) -> int:
+    """Folds a program into the weights and saves them."""
+    with refusing(args.program):
+        module = load_bytes(pathlib.Path(args.program).read_bytes())
+        code = lower(module, call_depth=1).program.instructions
+    start = time.perf_counter()
+    try:
+        built = fold(code)
+    except RangeError as error:
+        raise Refused(f"{args.program}: {error}") from None
+    with refusing(args.output):
+        io.save(args.output, built.weights, built.names)
+    seconds = time.perf_counter() - start
+    print(f"{len(code):,} instructions folded in {seconds:.1f} s, saved to {args.output}")
+    print(_describe(built.weights))
+    return 0
 
 
 def check(args: argparse.Namespace) -> int:

@@ -30,7 +30,9 @@ Pieces = tuple[jax.Array, ...]
 """Entries computed so far: one growing vector, or a buffer per phase, [rows, B]."""
 
 _BUCKETS = (0, 1, 2, 4, 8)
-"""One lane: forms are padded to one of these many terms; longer ones to the longest of theirs."""
+"""One lane: forms are padded to one of these many terms, longer ones to the longest up to _LONG
+terms, or up to the next power of two beyond."""
+_LONG = 64
 
 _KERNEL_TERMS = 96
 """Many lanes: buckets are merged if that adds fewer zero terms than this: what a kernel costs."""
@@ -130,7 +132,8 @@ class _Layout:
         """The shape of the bucket for a form."""
         if not self.split:
             count = terms(form)
-            return ((0, next((size for size in _BUCKETS if count <= size), _BUCKETS[-1] + 1)),)
+            longest = max(_LONG, 1 << (count - 1).bit_length())
+            return ((0, next((size for size in _BUCKETS if count <= size), longest)),)
         return tuple(sorted(collections.Counter(self.place_of[e][0] for e in form if e).items()))
 
     def buckets(self, shapes: Sequence[tuple[_Shape, ...]]) -> list[list[int]]:

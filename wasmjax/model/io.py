@@ -118,4 +118,5 @@ def _names(text: str) -> Names | None:
         [[(int(i), str(n)) for i, n in layer] for layer in found["heads"]],
         [[(int(i), str(n)) for i, n in layer] for layer in found["neurons"]],
         [(int(i), str(n)) for i, n in found["coordinates"]],
+        str(found.get("program", "")),
     )
