@@ -227,7 +227,7 @@ def test_softmax_horizon_is_refused():
         if fine:
             instance.call("f", address)
         else:
-            with pytest.raises(EngineError, match="softmax cache is exact up to"):
+            with pytest.raises(EngineError, match="softmax cache is exact in float64 up to"):
                 instance.call("f", address)
 
 

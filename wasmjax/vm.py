@@ -61,6 +61,7 @@ class Machine:
       model: the transformer; None: the universal WebAssembly machine, constructed here.
       names: what its parts are called, for `explain`.
       chunk: most steps per call on the device; output is streamed chunk by chunk.
+      dtype: see `wasmjax.engine.decode.Engine`.
 
     Attributes:
       model: the transformer whose parameters every engine executes.
@@ -68,7 +69,8 @@ class Machine:
       program: digest of the program that the weights hold (`wasmjax specialize`); "": none.
 
     Raises:
-      CertificateError, ReadoutError: if the model's weights cannot be executed exactly.
+      CertificateError, ReadoutError, EngineError: if the model's weights cannot be executed
+        exactly.
     """
 
     def __init__(
@@ -78,13 +80,14 @@ class Machine:
         model: Transformer | None = None,
         names: Names | None = None,
         chunk: int = 8192,
+        dtype: str | None = None,
     ) -> None:
         use_compilation_cache()
         if model is None:
             model, names = _universal()
         self.model, self.names = model, names
         self.program = names.program if names is not None else ""
-        self.engine = Engine(model.weights(), stop_rule(), engine, cache, chunk)
+        self.engine = Engine(model.weights(), stop_rule(), engine, cache, chunk, dtype)
         self._lanes_engines: dict[tuple[jax.sharding.Mesh, bool], LanesEngine] = {}
 
     def run(

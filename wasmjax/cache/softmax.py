@@ -1,7 +1,16 @@
 """The softmax KV cache: every key and value kept, full attention; the textbook transformer.
 
-Exact where softmax is: a loser's weight must underflow to 0, so run it in float64 within the
-recency horizon of the weights (docs/design.md).
+Exact where softmax is, which is within a *horizon* that follows from the format and the weights; u
+is the format's unit roundoff, J bounds addresses, T tokens, eps is the weight of recency in the
+keys (2j, -j^2 + eps t).
+
+- Two tokens with one address differ by eps at least, and share the product of query and k1; the
+  rounding of k2 and of the sum may take 2 u J^2 of that. Half of eps is left if J^2 <= eps / (4 u).
+- Two addresses differ by 1 at least, less eps T, which is to be below 1/2; all roundings together
+  take 6 u J^2. Where eps is 0 that bounds J^2 by 1 / (16 u).
+- What is left, times `softmax_scale`, must take a loser's weight to exactly 0.
+- Uniform heads: weights are exactly 1, their sum and the sum of the values are integers, exact up
+  to T A <= 1 / u for values up to A, and one division follows.
 """
 
 import dataclasses
@@ -12,8 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wasmjax.circuit.ranges import FORMATS, granularity
+from wasmjax.model.heads import CertificateError
 from wasmjax.model.own import OwnEvaluator
-from wasmjax.model.symbolic import COUNT, Row, Symbolic
+from wasmjax.model.symbolic import COUNT, ONE, Form, Row, Symbolic
+
+_UNDERFLOW = {"float64": 746.0, "float32": 104.0}
+"""exp(-x) is 0 beyond."""
 
 
 @jax.tree_util.register_dataclass
@@ -33,13 +47,25 @@ class SoftmaxState:
 
 
 class SoftmaxCache:
-    """Layout of a softmax cache over all live heads of a transformer."""
+    """Layout of a softmax cache over all live heads of a transformer.
+
+    Args:
+      dtype: "float64" or "float32".
+
+    Attributes:
+      max_tokens: how far the horizon reaches in tokens.
+      reach: per layer and head, how far in addresses.
+
+    Raises:
+      CertificateError: if softmax_scale is too small for a loser's weight to be 0.
+    """
 
     name = "softmax"
-    x64 = True
 
-    def __init__(self, symbolic: Symbolic) -> None:
-        self.symbolic = symbolic
+    def __init__(
+        self, symbolic: Symbolic, dtype: Literal["float32", "float64"] = "float64"
+    ) -> None:
+        self.symbolic, self.dtype, self.x64 = symbolic, dtype, dtype == "float64"
         self.layers = len(symbolic.layers)
         self.scale = symbolic.weights.softmax_scale
         self._heads = [sorted(layer.q) for layer in symbolic.layers]
@@ -48,9 +74,43 @@ class SoftmaxCache:
             np.array([symbolic.layers[layer].k[head][1].get(COUNT, 0.0) for head in heads])
             for layer, heads in enumerate(self._heads)
         ]
-        largest = max((eps.max(initial=0.0) for eps in self._eps), default=0.0)
-        self.max_tokens = int(0.5 / largest) if largest else 2**24
-        """Beyond, recency would outweigh a distance of 1."""
+        exact = FORMATS[dtype].exact
+        self.reach = [np.sqrt(np.where(eps > 0, eps * exact / 4, exact / 16)) for eps in self._eps]
+        every = np.concatenate([*self._eps, [0.0]])
+        largest, smallest = every.max(), every[every > 0].min(initial=1.0)
+        recent = 0.5 / largest if largest else np.inf
+        summed = exact / max([1.0, *map(self._bound, self._uniform_values())])
+        self.max_tokens = int(min(recent, summed, 2.0**24))
+        if smallest / 2 * self.scale <= _UNDERFLOW[dtype]:
+            raise CertificateError(
+                f"softmax scale {self.scale:g}: the weight of what is older by one token would not "
+                f"be 0 in {dtype}"
+            )
+
+    def _uniform_values(self) -> list[Form]:
+        """Values of the heads that attend to all tokens alike."""
+        out = []
+        for layer, heads in zip(self.symbolic.layers, self._heads, strict=True):
+            for head in heads:
+                if not any(layer.q[head]) or not any(layer.k[head]):
+                    out += [*layer.v[head]]
+        return out
+
+    def _bound(self, form: Form) -> float:
+        """The largest magnitude of a form of a token's own fields, in units of its finest part."""
+        bound, unit = 0.0, 1.0
+        for number, weight in form.items():
+            entry = self.symbolic.entries[number]
+            field = self.symbolic.weights.vocabulary[entry.index[0]] if entry.index else None
+            if entry.kind == "value" and field is not None:
+                most = float(max(abs(field.lo), abs(field.lo + field.size - 1)))
+            elif entry.kind == "column":
+                most = float(np.abs(entry.table).max())
+            else:
+                most = 1.0 if number == ONE else 2.0**24
+            bound += abs(weight) * most
+            unit = min(unit, granularity(weight))
+        return bound / unit
 
     def rows(self, layer: int) -> list[Row]:
         """Rows of the projections that `attend` takes: q, k, v of every live head."""
@@ -88,15 +148,16 @@ class SoftmaxCache:
         )
         score = q[0][:, None] * kv[:, :, 0] + q[1][:, None] * kv[:, :, 1]
         seen = jnp.arange(capacity + 1, dtype=jnp.int32) < count
-        weight = jax.nn.softmax(jnp.where(seen, score * self.scale, -jnp.inf), axis=-1)
-        first = jnp.sum(weight * kv[:, :, 2], axis=1)
-        second = jnp.sum(weight * kv[:, :, 3], axis=1)
-        # eps t must be resolved beside 2 i j: addresses up to J with eps >= 4 ulp(2 J^2).
-        eps = self._eps[layer]
-        reach = np.where(eps > 0, np.sqrt(np.maximum(eps, 2.0**-60) * 2.0**50), np.inf)
+        scaled = jnp.where(seen, score * self.scale, -jnp.inf)
+        weight = jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True))
+        # Divided at last, so that a mean is an exact sum, rounded once.
+        whole = jnp.sum(weight, axis=1)
+        first = jnp.sum(weight * kv[:, :, 2], axis=1) / whole
+        second = jnp.sum(weight * kv[:, :, 3], axis=1) / whole
         square = (k[0] / 2) ** 2
         member = k[1] + square > -square - 1
-        far = jnp.any(member & (jnp.abs(k[0]) / 2 > reach)) | (count > self.max_tokens)
+        beyond = jnp.abs(k[0]) / 2 > jnp.asarray(self.reach[layer], k.dtype)
+        far = jnp.any(member & beyond) | (count > self.max_tokens)
         kvs = (*state.kv[:layer], kv, *state.kv[layer + 1 :])
         need = jnp.where(active & ~fits, count, 0)
         position = {head: i for i, head in enumerate(self._heads[layer])}
@@ -118,8 +179,9 @@ class SoftmaxCache:
         """What `problem` means."""
         del state
         return (
-            f"the softmax cache is exact up to {self.max_tokens:,} tokens and addresses that its "
-            "recency term can still tell apart; use the indexed cache"
+            f"the softmax cache is exact in {self.dtype} up to {self.max_tokens:,} tokens and "
+            f"address {int(np.concatenate(self.reach).min()):,} of the space with the finest recency "
+            "term; use the indexed cache"
         )
 
     def full(self, state: SoftmaxState) -> jax.Array:
@@ -167,7 +229,7 @@ class SoftmaxCache:
     def empty(self, least: Sequence[int]) -> SoftmaxState:
         """A cache without tokens, with room for at least so many."""
         capacity = 1 << (least[0] - 1).bit_length()
-        kv = tuple(jnp.zeros((len(heads), capacity + 1, 4)) for heads in self._heads)
+        kv = tuple(jnp.zeros((len(heads), capacity + 1, 4), self.dtype) for heads in self._heads)
         return SoftmaxState(kv, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def grow(self, state: SoftmaxState, least: Sequence[int]) -> SoftmaxState:

@@ -31,6 +31,7 @@ def _program(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--engine", default="packed", choices=("packed", "dense"))
     machine.add_argument("--cache", default="indexed", choices=("indexed", "hull", "softmax"))
+    machine.add_argument("--dtype", help="float32; for the softmax cache also float64, its default")
     machine.add_argument("--weights", metavar="FILE", help="weights to use (see wasmjax weights)")
     limits = parser.add_argument_group("program")
     limits.add_argument("--call", metavar="EXPORT", help="call this function instead of _start")

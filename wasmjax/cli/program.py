@@ -15,11 +15,15 @@ from wasmjax.wasm.types import Module, ValType
 
 def machine(args: argparse.Namespace) -> vm.Machine:
     """The machine that the options ask for."""
-    if args.weights is None:
-        return vm.Machine(args.engine, args.cache)
-    with refusing(args.weights):
-        weights, names = io.load(args.weights)
-        return vm.Machine(args.engine, args.cache, Transformer(weights), names)
+    model: dict[str, Any] = {}
+    if args.weights is not None:
+        with refusing(args.weights):
+            weights, names = io.load(args.weights)
+            model = {"model": Transformer(weights), "names": names}
+    try:
+        return vm.Machine(args.engine, args.cache, dtype=args.dtype, **model)
+    except (vm.EngineError, ValueError) as error:
+        raise Refused(f"{args.weights or 'weights'}: {error}") from None
 
 
 def start(args: argparse.Namespace, on: vm.Machine) -> Run:

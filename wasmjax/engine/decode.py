@@ -85,9 +85,12 @@ class Engine:
       cache: "indexed" (certified heads), "hull" (any integer keys, in logarithmic time) or
         "softmax" (float64 full attention).
       chunk: most steps of one call on the device.
+      dtype: of all numbers. "float32" for all; None: "float64" for the softmax cache, whose horizon
+        is short in float32.
 
     Raises:
       CertificateError, ReadoutError: if the weights do not support the choice.
+      EngineError: if the format does not hold the numbers of a step exactly.
     """
 
     def __init__(
@@ -97,10 +100,11 @@ class Engine:
         engine: EngineName = "packed",
         cache: CacheName = "indexed",
         chunk: int = 8192,
+        dtype: str | None = None,
     ) -> None:
         self.weights, self.stop, self.chunk = weights, stop, chunk
         self.symbolic = Symbolic(weights)
-        self.cache = _cache(self.symbolic, cache)
+        self.cache = _cache(self.symbolic, cache, dtype)
         self.dtype = jnp.float64 if self.cache.x64 else jnp.float32
         kinds: dict[str, type[Packed] | type[Dense]] = {"packed": Packed, "dense": Dense}
         with self.precision():
@@ -205,12 +209,18 @@ class Engine:
         return np.array(self.step.fields)
 
 
-def _cache(symbolic: Symbolic, name: CacheName) -> Cache:
+def _cache(symbolic: Symbolic, name: CacheName, dtype: str | None) -> Cache:
+    kinds = ("float32", "float64") if name == "softmax" else ("float32",)
+    if dtype is not None and dtype not in kinds:
+        raise EngineError(
+            f"no {name} cache in {dtype}, only in {' and '.join(kinds)}: what a format holds "
+            "exactly says `wasmjax check --dtype`"
+        )
     if name == "indexed":
         return IndexedCache(symbolic, certify(symbolic))
     if name == "hull":
         return HullCache(symbolic, certify(symbolic, general=True))
-    return SoftmaxCache(symbolic)
+    return SoftmaxCache(symbolic, "float32" if dtype == "float32" else "float64")
 
 
 class Session:
