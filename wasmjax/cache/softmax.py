@@ -23,7 +23,7 @@ import numpy as np
 
 from wasmjax.circuit.ranges import FORMATS, granularity
 from wasmjax.model.heads import CertificateError
-from wasmjax.model.own import OwnEvaluator
+from wasmjax.model.own import OwnEvaluator, is_own
 from wasmjax.model.symbolic import COUNT, ONE, Form, Row, Symbolic
 
 _UNDERFLOW = {"float64": 746.0, "float32": 104.0}
@@ -180,8 +180,8 @@ class SoftmaxCache:
         del state
         return (
             f"the softmax cache is exact in {self.dtype} up to {self.max_tokens:,} tokens and "
-            f"address {int(np.concatenate(self.reach).min()):,} of the space with the finest recency "
-            "term; use the indexed cache"
+            f"address {int(np.concatenate(self.reach).min()):,} of the space with the finest "
+            "recency term; use the indexed cache"
         )
 
     def full(self, state: SoftmaxState) -> jax.Array:
@@ -217,6 +217,48 @@ class SoftmaxCache:
         member = np.flatnonzero(k2 + k1**2 / 4 > -(k1**2) / 4 - 1)
         row_of = {float(key): int(row) for row, key in zip(member, k1[member], strict=True)}
         return kv_Nx4[[row_of.get(float(key), 0) for key in wanted_M], 2:]
+
+    @property
+    def own(self) -> bool:
+        """Whether all keys and values depend on a token's own fields, and its count, alone."""
+        forms = [
+            form
+            for layer, heads in zip(self.symbolic.layers, self._heads, strict=True)
+            for head in heads
+            for form in (*layer.k[head], *layer.v[head])
+        ]
+        return all(
+            is_own(self.symbolic, {e: w for e, w in form.items() if e != COUNT}) for form in forms
+        )
+
+    def prefill(
+        self,
+        state: SoftmaxState | None,
+        tokens_NxF: np.ndarray,
+        first_count: int,
+        capacities: Sequence[int],
+    ) -> SoftmaxState:
+        """The state after tokens, without running the model: only if `own`.
+
+        Args:
+          state: what was there before; None: nothing.
+          first_count: count of the first token. capacities: least tokens to make room for.
+        """
+        last = first_count + len(tokens_NxF) - 1
+        least = [max(capacities[0], last + 1)]
+        state = self.empty(least) if state is None else self.grow(state, least)
+        values = OwnEvaluator(self.symbolic, tokens_NxF, first_count)
+        every, far = [], last > self.max_tokens
+        for layer, heads in enumerate(self._heads):
+            forms, kv = self.symbolic.layers[layer], np.array(state.kv[layer])
+            for h, head in enumerate(heads):
+                k1, k2, v1, v2 = (values.form(f) for f in (*forms.k[head], *forms.v[head]))
+                kv[h, first_count - 1 : last] = np.stack([k1, k2, v1, v2], axis=1)
+                square = (k1 / 2) ** 2
+                member = k2 + square > -square - 1
+                far |= bool((member & (np.abs(k1) / 2 > self.reach[layer][h])).any())
+            every.append(jnp.asarray(kv, self.dtype))
+        return SoftmaxState(tuple(every), jnp.zeros((), jnp.int32), jnp.asarray(bool(far)))
 
     def default_capacities(self) -> list[int]:
         """Tokens to make room for at first."""

@@ -3,6 +3,9 @@
 A consumer is a neuron's gate or value, a query, a key, a value that a head copies, a residual
 coordinate that is accumulated, an output. Each must see exact numbers, or (queries and outputs,
 which round) an error below half its margin.
+
+Matrix units of accelerators take inputs in a narrow format and sum in float32. For such a format
+the report also says which projections, sums of inputs times weights, are exact that way.
 """
 
 import dataclasses
@@ -31,16 +34,33 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
+class Projection:
+    """A sum of inputs times weights, with inputs and weights in a narrow format.
+
+    Attributes:
+      kind, name: as in `Line`. exact: whether it is, if the sum is one of float32.
+      why: the input, weight or sum that the formats do not hold.
+    """
+
+    kind: str
+    name: str
+    exact: bool
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """All consumers of a compiled circuit in one format.
 
     Attributes:
       lines: every consumer. format: the number format.
+      projections: all of them, with inputs in this format and sums in float32.
       max_tokens: longest sequence for which this holds.
       reach: per address space, its largest address.
     """
 
     lines: list[Line]
+    projections: list[Projection]
     format: Format
     max_tokens: int
     reach: dict[str, int]
@@ -65,6 +85,16 @@ class Report:
         ]
         for name, reach in self.reach.items():
             out.append(f"  {name}: addresses up to {reach:,}")
+        if self.format.bits < FORMATS["float32"].bits:
+            good = sum(projection.exact for projection in self.projections)
+            out.append(
+                f"with {self.format.name} inputs and float32 sums: {good} of "
+                f"{len(self.projections)} projections are exact"
+            )
+            for projection in self.projections:
+                if signals or not projection.exact:
+                    mark = "ok    " if projection.exact else "wider "
+                    out.append(f"{mark} {projection.kind:10} {projection.name}: {projection.why}")
         shown = self.lines if signals else self.failures
         for line in shown:
             mark = "ok    " if line.proven else "FAILED"
@@ -88,6 +118,7 @@ class _Checker:
     def __init__(self, compiled: Compiled, fmt: Format, cache: str) -> None:
         self.compiled, self.fmt, self.cache = compiled, fmt, cache
         self.lines: list[Line] = []
+        self.projections: list[Projection] = []
 
     def run(self) -> Report:
         plan, circuit = self.compiled.plan, self.compiled.circuit
@@ -105,9 +136,10 @@ class _Checker:
                 if neuron not in key2_only:
                     self._neuron(neuron)
         for name, signal in circuit.outputs.items():
+            self._project("output", name, signal)
             self._rounded("output", name, signal)
         max_tokens = int(min(circuit.count.range.hi, self.fmt.exact))
-        return Report(self.lines, self.fmt, max_tokens, reach)
+        return Report(self.lines, self.projections, self.fmt, max_tokens, reach)
 
     def _key2_only(self) -> set[Term]:
         """Terms that nothing but second key components read, when those need no exactness."""
@@ -143,7 +175,28 @@ class _Checker:
         ok = seen.exact(self.fmt)
         self._add(kind, name, seen, ok, why if ok else "not exact in this format")
 
+    def _project(self, kind: str, name: str, signal: Affine) -> None:
+        """Judges a sum with narrow inputs."""
+        wide = FORMATS["float32"]
+        for term, weight in signal.terms.items():
+            seen = term.range
+            most = max(abs(seen.lo), abs(seen.hi)) / seen.step
+            if seen.roundings or most > self.fmt.exact:
+                what = "is inexact" if seen.roundings else f"is up to {most:,.0f}"
+                self.projections.append(Projection(kind, name, False, f"{term.name} {what}"))
+                return
+            if abs(weight) / ranges.granularity(weight) > self.fmt.exact:
+                why = f"the weight {weight:g} of {term.name}"
+                self.projections.append(Projection(kind, name, False, why))
+                return
+        total = signal.range
+        fits = total.bound / total.step <= wide.exact
+        why = f"sums up to {total.bound / total.step:,.0f}"
+        self.projections.append(Projection(kind, name, fits, why))
+
     def _neuron(self, neuron: Neuron) -> None:
+        self._project("gate", neuron.name, neuron.gate)
+        self._project("value", neuron.name, neuron.value)
         if neuron.is_sum:
             ok = neuron.gate.range.exact(self.fmt)
             self._add("sum", neuron.name, neuron.range, ok, "exact count; read by rounding only")
@@ -159,9 +212,12 @@ class _Checker:
 
     def _group(self, group: HeadGroup, used: list[int]) -> None:
         for index in used:
+            self._project("copied", f"{group.name}.{index}", group.values[index])
             self._exact("copied", f"{group.name}.{index}", group.values[index].range)
         if group.space is None or group.query is None:
             return
+        self._project("key", group.name, group.space.key1)
+        self._project("query", group.name, group.query)
         self._exact("key", group.name, group.space.key1.range)
         if self.cache != "indexed":
             static = group.space.key2.range

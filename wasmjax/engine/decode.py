@@ -255,14 +255,17 @@ class Session:
             if value.min() < field.lo or value.max() >= field.lo + field.size:
                 raise EngineError(f"field {field.name} of a prompt token is outside its vocabulary")
         with self.engine.precision():
-            if isinstance(self.engine.cache, IndexedCache):
-                self._prefill_indexed(self.engine.cache, tokens_NxF)
+            cache: Any = self.engine.cache
+            # The dense engine with softmax attention stays the plain forward pass.
+            plain = isinstance(cache, SoftmaxCache) and self.engine.step.name == "packed"
+            if isinstance(cache, IndexedCache) or (plain and cache.own):
+                self._prefill_at_once(cache, tokens_NxF)
             else:
                 self._prefill_by_steps(self.engine.cache, tokens_NxF)
         self.tokens += len(tokens_NxF)
         self.totals += tokens_NxF.sum(axis=0, dtype=np.int64)
 
-    def _prefill_indexed(self, cache: IndexedCache, tokens_NxF: np.ndarray) -> None:
+    def _prefill_at_once(self, cache: Any, tokens_NxF: np.ndarray) -> None:
         if self._lane is None:
             cached, state, first = tokens_NxF[:-1], None, 1
         else:
