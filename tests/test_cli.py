@@ -184,6 +184,10 @@ def test_check(capsysbinary):
     assert code == 0 and "FAILED" not in out
     code, out, _ = command(capsysbinary, "check", "--dtype", "bfloat16")
     assert code == status.LIMIT and "FAILED" in out
+    assert "with bfloat16 inputs and float32 sums: 1616 of 2000 projections are exact" in out
+    code, _, err = command(capsysbinary, "run", "--dtype", "bfloat16", HELLO)
+    assert code == status.REFUSED and err.count("\n") == 1
+    assert "no indexed cache in bfloat16, only in float32" in err
 
 
 def test_help_does_not_import_jax():

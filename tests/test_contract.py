@@ -9,16 +9,19 @@ import pytest
 
 import onengine
 import programs
+import wasmjax
 from lowering import Machine
 from wasmjax import vm
-from wasmjax.engine.decode import Engine, Session, Stop
+from wasmjax.engine.decode import Engine, EngineError, Session, Stop
+from wasmjax.instance import invocation_of
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_machine
 from wasmjax.machine.config import SMALL, WASM, MachineConfig
-from wasmjax.machine.program import Program, prompt
+from wasmjax.machine.program import Program, prompt, registers
 from wasmjax.machine.tokens import columns
 from wasmjax.oracle.diff import first_divergence
 from wasmjax.oracle.execute import Oracle
+from wasmjax.wasm.lower import lower
 
 COMBINATIONS = [(e, c) for e in ("packed", "dense") for c in ("indexed", "hull", "softmax")]
 FREESTANDING = pathlib.Path(__file__).parent.parent / "examples" / "freestanding"
@@ -60,6 +63,56 @@ def test_small_machine(engine, cache, program):
 def test_every_operation_in_straight_lines(engine, cache, seed):
     made = programs.random_straight_line(WASM, random.Random(seed), 250)
     assert check(WASM, onengine.machine(engine, cache).engine, made) > 250
+
+
+EXAMPLES = sorted((FREESTANDING.parent).glob("*.wasm"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("engine", "cache", "dtype", "steps", "prompt_limit"),
+    [
+        ("packed", "indexed", None, 100_000, None),
+        ("packed", "hull", None, 20_000, None),
+        ("packed", "softmax", None, 60, None),
+        ("dense", "indexed", None, 500, None),
+        ("dense", "hull", None, 20, 4000),
+        ("dense", "softmax", None, 4, 4000),
+        ("packed", "softmax", "float32", 0, None),
+    ],
+)
+def test_examples_on_every_engine_cache_and_format(path, engine, cache, dtype, steps, prompt_limit):
+    """The oracle's tokens, from the start of every example.
+
+    What is slow makes few steps, and where prompts are fed step by step long ones are left out; in
+    float32 softmax every example is beyond the horizon, and refused.
+    """
+    module = wasmjax.load(path)
+    lowered = lower(module, args=["program"])
+    tokens = prompt(WASM, lowered.program)
+    if prompt_limit is not None and len(tokens) > prompt_limit:
+        pytest.skip(f"a prompt of {len(tokens):,} tokens, fed step by step")
+    entry = lowered.exports["_start"]
+    call = invocation_of(lowered.program, registers(WASM, tokens), entry, ())
+    tokens = np.concatenate([tokens, call])
+    session = Session(machine_of(engine, cache, dtype).engine)
+    if dtype == "float32":
+        session.feed(tokens)
+        with pytest.raises(EngineError, match="softmax cache is exact in float32 up to"):
+            list(session.generate(10))
+        return
+    session.feed(tokens)
+    oracle = Oracle(WASM)
+    oracle.feed(tokens)
+    for made, kept in session.generate(steps, keep_all=True):
+        divergence = first_divergence(WASM, oracle.run(made), kept)
+        assert divergence is None, divergence
+
+
+@functools.cache
+def machine_of(engine, cache, dtype):
+    return wasmjax.Machine(engine, cache, chunk=512, dtype=dtype)
 
 
 @pytest.mark.parametrize(("engine", "cache"), COMBINATIONS)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,3 +51,26 @@ def test_checked_mode_agrees():
 
 def test_what_is_not_exact_is_not_proven():
     assert not report(compiled(), "bfloat16").exact
+
+
+def test_projections_with_narrow_inputs():
+    """What is called exact is: inputs and weights survive bfloat16 on every token of a trace."""
+    program, registers = CASES[0]
+    prompt, generated = cm.prompt(program, registers), cm.interpret(program, registers)
+    circuit = compiled().circuit
+    found = Evaluation(circuit, np.concatenate([prompt, generated])[:-1], first=len(prompt) - 1)
+    narrow = lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)  # noqa: E731
+    projections = {(p.kind, p.name): p for p in report(compiled(), "bfloat16").projections}
+    checked = 0
+    for name, signal in circuit.outputs.items():
+        projection = projections["output", name]
+        for term, weight in signal.terms.items():
+            values = found.term(term)
+            if projection.exact:
+                np.testing.assert_array_equal(narrow(values), values)
+                assert narrow(weight) == weight
+                checked += 1
+    assert checked > 5
+    wide = [p for p in projections.values() if not p.exact]
+    assert wide and all("is up to" in p.why or "is inexact" in p.why for p in wide)
+    assert len(wide) < len(projections) / 2
