@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     layers, heads, width, ffn = universal.engine.weights.shape
     parameters, nonzero = universal.engine.weights.count()
     print(
-        "| program | instructions | folded in | layers, heads, d_model, d_ff | parameters, non-zero |"
-        " terms a step | prompt | steps/s |\n|---|---|---|---|---|---|---|---|"
+        "| program | instructions | folded in | layers, heads, d_model, d_ff "
+        "| parameters, non-zero | terms a step | prompt | steps/s |\n|---|---|---|---|---|---|---|---|"
     )
     print(
         f"| universal | any | | {layers}, {heads}, {width}, {ffn:,} | "
