@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parameters, nonzero = universal.engine.weights.count()
     print(
         "| program | instructions | folded in | layers, heads, d_model, d_ff "
-        "| parameters, non-zero | terms a step | prompt | steps/s |\n|---|---|---|---|---|---|---|---|"
+        "| parameters, non-zero | terms a step | prompt | steps/s |\n" + "|---" * 8 + "|"
     )
     print(
         f"| universal | any | | {layers}, {heads}, {width}, {ffn:,} | "
