@@ -106,6 +106,11 @@ class Code:
     _here: list[Label] = field(default_factory=list)  # labels bound to the end
     _last: Draft | None = None  # the instruction that falls through to the end, if one does
 
+    @property
+    def at_label(self) -> bool:
+        """Whether a label names the end of the code."""
+        return bool(self._here)
+
     def emit(self, draft: Draft) -> None:
         """Appends an instruction."""
         self.drafts.append(draft)

@@ -25,11 +25,11 @@ from wasmjax.wasm.frames import (
     number,
 )
 from wasmjax.wasm.scope import Callee, Scope, TablePlace
-from wasmjax.wasm.types import Function, FuncType, Immediate, MemArg
+from wasmjax.wasm.types import Function, FuncType, Immediate, Instr, MemArg
 
 Immediates = tuple[Immediate, ...]
 
-_MEMORY_BYTES = WASM.memory_pages * layout.PAGE
+MEMORY_BYTES = WASM.memory_pages * layout.PAGE
 _LIMITS = Slot("abs", layout.LIMITS_SLOT)
 
 
@@ -77,6 +77,10 @@ class BodyLowering:
             _Block("function", frame.size, n_results, frame.size + n_results, results=n_results)
         ]
         self._note = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        """For subclasses with state of their own."""
 
     def run(self) -> None:
         """Lowers the whole body."""
@@ -101,11 +105,15 @@ class BodyLowering:
                 if name not in ("else", "end"):
                     continue
             self._note = operators.describe(instr)
-            if following.name in operators.DIVISIONS and name in operators.CONSTANTS:
-                divided = self._divide(following.name, number(instr.immediates))
-                if divided:
-                    continue
-            self._instruction(name, instr.immediates)
+            divided = self._divides(instr, following)
+            if not divided:
+                self._instruction(name, instr.immediates)
+
+    def _divides(self, instr: Instr, following: Instr) -> bool:
+        """Lowers a constant and the division by it that follows, if they are that."""
+        if following.name in operators.DIVISIONS and instr.name in operators.CONSTANTS:
+            return self._divide(following.name, number(instr.immediates))
+        return False
 
     # --- steps ---
 
@@ -165,7 +173,7 @@ class BodyLowering:
         assert isinstance(memarg, MemArg)
         memory = self._scope.memory()
         aux, end = memory.base * layout.PAGE + memarg.offset, Slot("abs", memory.end_slot)
-        if aux + access.size > _MEMORY_BYTES:
+        if aux + access.size > MEMORY_BYTES:
             self._trap(isa.TRAP["out of bounds memory access"])
             return
         top, below = self._at(self._height - 1), self._at(self._height - 2)

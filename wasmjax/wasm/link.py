@@ -16,6 +16,7 @@ from wasmjax.wasm import fuse, layout, runtime
 from wasmjax.wasm.assemble import Code, Draft, Label
 from wasmjax.wasm.body import BodyLowering
 from wasmjax.wasm.frames import Frame, number
+from wasmjax.wasm.operands import FusedLowering
 from wasmjax.wasm.scope import Callee, MemoryPlace, TablePlace
 from wasmjax.wasm.types import (
     ConstExpr,
@@ -226,6 +227,7 @@ class Store:
 
     Args:
       next_slot: the first slot that nothing has yet.
+      fuse: lower with operand fusion.
 
     Attributes:
       functions: all functions found so far, in the order of their code.
@@ -233,7 +235,8 @@ class Store:
       next_slot: see above.
     """
 
-    def __init__(self, next_slot: int = layout.GLOBALS_BASE) -> None:
+    def __init__(self, next_slot: int = layout.GLOBALS_BASE, fuse: bool = False) -> None:
+        self._lowering = FusedLowering if fuse else BodyLowering
         self.functions: list[Linked] = []
         self.unsupported: list[str] = []
         self.next_slot = next_slot
@@ -324,7 +327,7 @@ class Store:
                 linked.code = _fused(linked, linked.unit)
                 return
             code.bind(linked.entry)
-            BodyLowering(linked.function, frame, linked.unit, code).run()
+            self._lowering(linked.function, frame, linked.unit, code).run()
             if code.reach() <= WASM.frame_limit:
                 return
             slots = code.reach()

@@ -111,12 +111,16 @@ HostImport = tuple[str, str, FuncType]
 """A function of the host that a module may import: module name, name, type."""
 
 
-def lower(module: Module, hosts: tuple[HostImport, ...] = (), **inputs: Any) -> Lowered:
+def lower(
+    module: Module, hosts: tuple[HostImport, ...] = (), fuse: bool = False, **inputs: Any
+) -> Lowered:
     """Lowers a valid module, with the inputs of one run.
 
     Args:
       module: the module (`validate.load_bytes`).
       hosts: functions of the host; a request for one has its position here as its number.
+      fuse: let operators read locals, globals and constants in place, and write locals directly:
+        fewer steps, whose notes in a trace name all the instructions that one of them is.
       inputs: keyword arguments of `bind`.
 
     Raises:
@@ -126,7 +130,7 @@ def lower(module: Module, hosts: tuple[HostImport, ...] = (), **inputs: Any) -> 
         `max_pages`.
       ValueError: if an argument is out of range or the input does not fit.
     """
-    return bind(lower_code(module, hosts), **inputs)
+    return bind(lower_code(module, hosts, fuse), **inputs)
 
 
 def bind(
@@ -192,9 +196,11 @@ def bind(
 
 
 @functools.lru_cache(maxsize=64)
-def lower_code(module: Module, hosts: tuple[HostImport, ...] = ()) -> LoweredCode:
+def lower_code(
+    module: Module, hosts: tuple[HostImport, ...] = (), fuse: bool = False
+) -> LoweredCode:
     """The part of `lower` that depends on the module alone. Raises what `lower` does."""
-    store = Store(layout.GLOBALS_BASE + len(module.globals))
+    store = Store(layout.GLOBALS_BASE + len(module.globals), fuse)
     pages, max_pages = memory_limits(module)
     memory, table, before = FIRST_MEMORY, TablePlace(table_size(module)), Counters()
     slots, entries = {}, {}
