@@ -5,9 +5,9 @@
 
 One program, a loop that loads, stores and multiplies, is run with the indexed and the hull cache to
 the end of the longest trace, and timed on the way; their tokens are compared. Softmax attention
-starts from the same tokens at every length. Steps are timed chunk by chunk after a warm-up, medians
-and quartiles are over chunks, and ratios are within this run. The plot needs matplotlib (extra
-`plot`).
+starts from the same tokens at every length. Steps are timed chunk by chunk after a warm-up, in turn
+with chunks of a short trace of the same cache, since machines change their pace: growth is the
+median ratio of such pairs. The plot needs matplotlib (extra `plot`).
 """
 
 import json
@@ -62,25 +62,63 @@ def start(machine: vm.Machine, mask: int) -> vm.Run:
     return machine.start(vm.load(bytes(wasmtime.wat2wasm(LOOP.format(mask=mask)))), ["loop"])
 
 
-def timed(chunks: Iterator[tuple[int, np.ndarray]], count: int) -> list[float]:
-    """Seconds per step of so many chunks, after one that is warm-up."""
-    next(chunks)
-    out = []
-    for _ in range(count):
+Chunks = Iterator[tuple[int, np.ndarray]]
+
+
+class Short:
+    """Chunks of a short trace of a cache, again and again."""
+
+    def __init__(self, machine: vm.Machine, most: int) -> None:
+        self.machine, self.most = machine, most
+        self._restart()
+
+    def _restart(self) -> None:
+        self.session = start(self.machine, DEFAULT_MASK).instance.session
+        self.chunks = self.session.generate(1 << 30)
+        next(self.chunks)
+
+    def __iter__(self) -> Chunks:
+        return self
+
+    def __next__(self) -> tuple[int, np.ndarray]:
+        if self.session.tokens > self.most:
+            self._restart()
+        return next(self.chunks)
+
+
+def timed(chunks: Chunks, count: int, short: Chunks | None = None) -> dict[str, list[float]]:
+    """Seconds per step of so many chunks, after one that is warm-up; and their ratios to chunks of
+    a short trace, in turn."""
+    out: dict[str, list[float]] = {"seconds": [], "ratios": []}
+
+    def one(chunks: Chunks) -> float:
         begun = time.perf_counter()
         steps, _ = next(chunks)
-        out.append((time.perf_counter() - begun) / steps)
+        return (time.perf_counter() - begun) / steps
+
+    next(chunks)
+    for _ in range(count):
+        if short is not None:
+            next(short)  # perhaps the first chunk of a new trace
+            before = one(short)
+        out["seconds"].append(one(chunks))
+        if short is not None:
+            out["ratios"].append(out["seconds"][-1] / before)
     return out
 
 
-def point(cache: str, tokens: int, addresses: int, seconds: list[float]) -> dict:
+def point(cache: str, tokens: int, addresses: int, times: dict[str, list[float]]) -> dict:
     """A point of a curve, printed."""
+    seconds = times["seconds"]
     low, middle, high = statistics.quantiles(seconds, n=4)
     row = {"cache": cache, "tokens": tokens, "addresses": addresses}
     row |= {"us": 1e6 * middle, "us_q1": 1e6 * low, "us_q3": 1e6 * high, "chunks": len(seconds)}
+    if times["ratios"]:
+        row["over_short"] = statistics.median(times["ratios"])
+    beside = f", {row['over_short']:.3f} of a short trace" if "over_short" in row else ""
     print(
         f"{cache:8} {tokens:>11,} tokens {addresses:>7,} addresses {row['us']:12,.1f} us a step "
-        f"({row['us_q1']:,.1f} to {row['us_q3']:,.1f})",
+        f"({row['us_q1']:,.1f} to {row['us_q3']:,.1f}){beside}",
         flush=True,
     )
     return row
@@ -120,28 +158,31 @@ def by_length(lengths: list[int], rows: list[dict]) -> None:
     addresses = (DEFAULT_MASK >> 2) + 1
     machines = {name: vm.Machine("packed", name, chunk=CHUNK[name]) for name in CHUNK}
     indexed, hull = Trace(machines["indexed"]), Trace(machines["hull"])
+    short = {
+        "indexed": Short(machines["indexed"], 200_000),
+        "hull": Short(machines["hull"], 8000),
+    }
     for length in lengths:
         indexed.go(length)
         hull.go(length, like=indexed)
         # Timed on copies of the same length: the traces themselves stay comparable.
         for name, trace in (("indexed", indexed), ("hull", hull)):
-            seconds = timed(chunks_of(trace, length), CHUNKS.value)
-            rows.append(point(name, length, addresses, seconds))
+            times = timed(chunks_of(trace, length), CHUNKS.value, short[name])
+            rows.append(point(name, length, addresses, times))
             catch_up(trace, indexed)
         if length <= SOFTMAX.value:
             session = Session(machines["softmax"].engine)
             session.feed(indexed.tokens(0, length))
-            seconds = timed(session.generate(1 << 30), min(CHUNKS.value, 6))
-            rows.append(point("softmax", length, addresses, seconds))
+            times = timed(session.generate(1 << 30), min(CHUNKS.value, 6))
+            rows.append(point("softmax", length, addresses, times))
     print(f"hull and indexed: {hull.compared:,} tokens compared, all equal")
     far = start(machines["indexed"], DEFAULT_MASK).instance.session
     for length in (10_000, FAR.value):
         for _ in far.generate(max(0, length - far.tokens)):
             print(f"\r  {far.tokens:,} tokens", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        rows.append(
-            point("indexed", length, addresses, timed(far.generate(1 << 30), 4 * CHUNKS.value))
-        )
+        times = timed(far.generate(1 << 30), 4 * CHUNKS.value, short["indexed"])
+        rows.append(point("indexed", length, addresses, times))
 
 
 def chunks_of(trace: Trace, length: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -176,23 +217,24 @@ def by_addresses(rows: list[dict]) -> None:
             source.go(30_000)
             session = Session(machine.engine)
             session.feed(source.tokens(0, 30_000))
-            seconds = timed(session.generate(1 << 30), min(CHUNKS.value, 6))
-            rows.append(point(name, 30_000, (mask >> 2) + 1, seconds))
+            times = timed(session.generate(1 << 30), min(CHUNKS.value, 6))
+            rows.append(point(name, 30_000, (mask >> 2) + 1, times))
 
 
 def fit(rows: list[dict], cache: str) -> str:
-    """The growth of a cache's time: us = a + b log2 tokens, and as a power of the length."""
+    """The growth of a cache's time, relative to a short trace where that was measured: a straight
+    line over log2 of the length, and a power of the length."""
     points = [
-        (row["tokens"], row["us"])
+        (math.log2(row["tokens"]), row.get("over_short", row["us"]))
         for row in rows
-        if row["cache"] == cache and row["addresses"] == (DEFAULT_MASK >> 2) + 1
+        if row["cache"] == cache
+        and row["addresses"] == (DEFAULT_MASK >> 2) + 1
+        and ("over_short" in row or (cache == "softmax" and row["tokens"] != 30_000))
     ]
-    logs, us = (
-        np.array(column) for column in zip(*[(math.log2(n), u) for n, u in points], strict=True)
-    )
-    b, a = np.polyfit(logs, us, 1)
-    power, _ = np.polyfit(logs, np.log2(us), 1)
-    return f"{cache}: {a:,.0f} {b:+,.1f} log2 n us; as a power n^{power:.2f}"
+    logs, times = np.array(points).T
+    b, a = np.polyfit(logs, times, 1)
+    power, _ = np.polyfit(logs, np.log2(times), 1)
+    return f"{cache}: {a:,.3f} {b:+,.4f} log2 n; as a power n^{power:.3f}"
 
 
 def plot(rows: list[dict], path: str) -> None:
