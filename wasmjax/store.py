@@ -91,6 +91,7 @@ class Store:
         leaves what was written; "1.0": all bounds are checked before.
       call_depth: calls that may be active at once.
       growth: pages by which memories may grow whose maximum is not said.
+      fuse: lower with operand fusion (`wasmjax.wasm.lower.lower`).
     """
 
     def __init__(
@@ -100,12 +101,13 @@ class Store:
         version: Literal["1.0", "2.0"] = "2.0",
         call_depth: int = DEFAULT_CALL_DEPTH,
         growth: int = DEFAULT_GROWTH,
+        fuse: bool = False,
     ) -> None:
         if not 1 <= call_depth < 65536:
             raise ValueError(f"call_depth must be in 1..65535, not {call_depth}")
         self.engine, self._partial, self._growth = engine, version == "2.0", growth
         self.session = Session(engine)
-        self.linker = link.Store()
+        self.linker = link.Store(fuse=fuse)
         self._defined: dict[tuple[str, str], External] = {}
         self.hosts: list[HostFunction] = []
         halt = Instruction("halt", b=Slot("abs", _STACK_BASE), note="halt")

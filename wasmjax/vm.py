@@ -108,7 +108,7 @@ class Machine:
           on_output: called with (1 or 2, bytes) as output appears.
           imports: functions of the host that the module may import, (module, name) -> function.
           inputs: stdin (bytes), environ ("NAME=value" strings), and the other keyword arguments
-            of `wasmjax.wasm.lower.bind`: seed, clock, max_pages, call_depth.
+            of `wasmjax.wasm.lower.lower`: fuse, seed, clock, max_pages, call_depth.
 
         Raises:
           ValueError, LinkError, InstantiationError: if the module cannot be run.

@@ -35,7 +35,7 @@ class Job:
       call: an export to call instead of `_start`. call_args: its arguments: integers, signed or
         unsigned; floating point as raw bits.
       max_steps: most VM steps.
-      seed, clock, max_pages, call_depth: as in `wasmjax.wasm.lower.lower`.
+      seed, clock, max_pages, call_depth, fuse: as in `wasmjax.wasm.lower`.
       id: anything that JSON can hold; it is passed on to the result.
     """
 
@@ -50,6 +50,7 @@ class Job:
     clock: int = 0
     max_pages: int | None = None
     call_depth: int = DEFAULT_CALL_DEPTH
+    fuse: bool = False
     id: Any = None
 
 
@@ -130,6 +131,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "clock": int,
     "max_memory_pages": int,
     "call_depth": int,
+    "fuse": bool,
     "id": object,
 }
 _DEEPEST = 100
@@ -182,7 +184,8 @@ def parse_job(record: Any, folder: pathlib.Path) -> Job:
     for name, value in record.items():
         if name not in _KINDS:
             raise JobError(f"a job has no {name!r}; it has {', '.join(_KINDS)}")
-        if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and name != "id"):
+        plain = isinstance(value, bool) and name not in ("id", "fuse")
+        if not isinstance(value, _KINDS[name]) or plain:
             raise JobError(f"{name} is of the wrong type")
         items = value if isinstance(value, list) and name in _ITEMS else ()
         if not all(type(item) is _ITEMS[name] for item in items):
@@ -216,5 +219,6 @@ def parse_job(record: Any, folder: pathlib.Path) -> Job:
         clock=record.get("clock", 0),
         max_pages=record.get("max_memory_pages"),
         call_depth=record.get("call_depth", DEFAULT_CALL_DEPTH),
+        fuse=record.get("fuse", False),
         id=record.get("id"),
     )

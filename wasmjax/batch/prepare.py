@@ -144,19 +144,21 @@ class Preparer:
         else:
             data = job.module if isinstance(job.module, bytes) else _read(job.module)
             key = hashlib.blake2b(data, digest_size=16).digest()
+        key += bytes([bool(job.fuse)])
         if key not in self._code:
             try:
                 module = job.module if data is None else load_bytes(data)
                 assert isinstance(module, Module)
-                self._code[key] = self._promptable(lower_code(module, self._signatures))
+                code = lower_code(module, self._signatures, bool(job.fuse))
+                self._code[key] = self._promptable(code)
             except _REFUSALS as error:
                 self._code[key] = str(error)
             if len(self._code) > _MODULES:
                 self._code.popitem(last=False)
-        code = self._code[key]
-        if isinstance(code, str):
-            raise ValueError(code)
-        return key, code
+        found = self._code[key]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return key, found
 
     def _promptable(self, code: LoweredCode) -> LoweredCode:
         if not self._folded:

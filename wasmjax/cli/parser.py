@@ -34,6 +34,7 @@ def _program(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     machine.add_argument("--dtype", help="float32; for the softmax cache also float64, its default")
     machine.add_argument("--weights", metavar="FILE", help="weights to use (see wasmjax weights)")
     limits = parser.add_argument_group("program")
+    limits.add_argument("--fuse", action="store_true", help="fewer steps: operands read in place")
     limits.add_argument("--call", metavar="EXPORT", help="call this function instead of _start")
     limits.add_argument("--max-steps", type=_positive, metavar="N", help="most VM steps")
     limits.add_argument(
@@ -149,6 +150,7 @@ def _check(commands: argparse._SubParsersAction) -> None:
 
 def _specialize(commands: argparse._SubParsersAction) -> None:
     specialize = _add(commands, "specialize", "fold a program into the weights")
+    specialize.add_argument("--fuse", action="store_true", help="as in wasmjax run")
     specialize.add_argument("program", metavar="PROG.wasm")
     specialize.add_argument("-o", "--output", required=True, metavar="FILE", help="safetensors")
     specialize.set_defaults(command=_later("weights", "specialize"))

@@ -49,7 +49,7 @@ def _inputs(args: argparse.Namespace, module: Module) -> dict[str, Any]:
     reads = any(import_.name == "fd_read" for import_ in module.imports)
     stdin = sys.stdin.buffer.read() if reads and sys.stdin is not None else b""
     inputs: dict[str, Any] = {"stdin": stdin, "environ": args.env}
-    inputs |= {"seed": args.seed, "clock": args.clock}
+    inputs |= {"seed": args.seed, "clock": args.clock, "fuse": args.fuse}
     if args.max_memory_pages is not None:
         inputs["max_pages"] = args.max_memory_pages
     if args.call_depth is not None:

@@ -49,7 +49,7 @@ def specialize(args: argparse.Namespace) -> int:
     """Folds a program into the weights and saves them."""
     with refusing(args.program):
         module = load_bytes(pathlib.Path(args.program).read_bytes())
-        code = lower(module, call_depth=1).program.instructions
+        code = lower(module, fuse=args.fuse).program.instructions
     start = time.perf_counter()
     try:
         built = fold(code)

@@ -184,14 +184,16 @@ class BodyLowering:
 
     def _change_sign(self, name: str) -> None:
         integer, sign = ("i32", 1 << 31) if name[:3] == "f32" else ("i64", 1 << 63)
-        height, top, below = self._height, self._at(self._height - 1), self._at(self._height - 2)
+        top = self._at(self._height - 1)
         if name[4:] == "abs":
             self._push(f"{integer}.and", 1, a=top, b=NOWHERE, imm=sign - 1)
         elif name[4:] == "neg":
             self._push(f"{integer}.xor", 1, a=top, b=NOWHERE, imm=sign)
         else:  # copysign
-            self._emit(f"{integer}.and", height, d=below, a=below, b=NOWHERE, imm=sign - 1)
-            self._emit(f"{integer}.and", height, d=top, a=top, b=NOWHERE, imm=sign)
+            for height, imm in ((self._height - 2, sign - 1), (self._height - 1, sign)):
+                slot = self._at(height)  # after the step before, which may have moved sp
+                self._emit(f"{integer}.and", self._height, d=slot, a=slot, b=NOWHERE, imm=imm)
+            below, top = self._at(self._height - 2), self._at(self._height - 1)
             self._push(f"{integer}.or", 2, a=below, b=top)
 
     def _divide(self, name: str, divisor: int) -> bool:
