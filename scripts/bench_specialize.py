@@ -58,10 +58,11 @@ def row(name: str, universal: vm.Machine) -> str:
     parameters, nonzero = built.weights.count()
     prompts = [len(m.start(module, argv).prompt) for m in (universal, folded)]
     fast = rates([universal, folded], module, argv)
+    both = "too short" if fast[0] != fast[0] else f"{fast[1]:,.0f} of {fast[0]:,.0f}"
     return (
         f"| {name} | {len(code):,} | {seconds:.1f} s | {layers}, {heads}, {width}, {ffn:,} | "
         f"{parameters / 1e6:.1f} M, {nonzero:,} | {terms(folded):,} | "
-        f"{prompts[1]:,} of {prompts[0]:,} | {fast[1]:,.0f} of {fast[0]:,.0f} |"
+        f"{prompts[1]:,} of {prompts[0]:,} | {both} |"
     )
 
 
