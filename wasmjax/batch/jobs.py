@@ -50,8 +50,8 @@ class Job:
     clock: int = 0
     max_pages: int | None = None
     call_depth: int = DEFAULT_CALL_DEPTH
-    fuse: bool = False
     id: Any = None
+    fuse: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
