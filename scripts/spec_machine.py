@@ -64,9 +64,11 @@ class SpecMachine:
         oracle: bool = False,
         max_steps: int = 2_000_000,
         max_prompt: int | None = None,
+        fuse: bool = False,
     ) -> None:
         self.machine, self.version = machine, VERSIONS[group]
         self.oracle, self.max_steps, self.max_prompt = oracle, max_steps, max_prompt
+        self.fuse = fuse
 
     def load(self, binary: bytes) -> Outcome:
         """Decodes and validates; `value` is the module."""
@@ -80,7 +82,7 @@ class SpecMachine:
             a script's only module may grow its memory as far as there is any.
         """
         growth = _SHARED_GROWTH if several or spectest else WASM.memory_pages
-        store = self.machine.store(version=self.version, growth=growth)
+        store = self.machine.store(version=self.version, growth=growth, fuse=self.fuse)
         if self.oracle:
             store.session = OracleSession(self.max_steps)  # type: ignore[assignment]
         if spectest:
@@ -118,6 +120,7 @@ class SpecMachine:
                 call_args=tuple(bits),
                 max_steps=self.max_steps,
                 max_pages=WASM.memory_pages,
+                fuse=self.fuse,
             )
             for module, name, bits in calls
         ]

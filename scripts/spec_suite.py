@@ -49,6 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sample", type=int, metavar="N", help="only N calls per script that end within the steps"
     )
+    parser.add_argument("--fuse", action="store_true", help="lower with operand fusion")
     parser.add_argument("--max-steps", type=int, default=2_000_000, help="of an invocation")
     parser.add_argument(
         "--max-prompt", type=int, metavar="N", help="tokens of a module's prompt, in a sample"
@@ -182,6 +183,7 @@ def record(
         "runs_on": "oracle" if args.oracle else f"{args.engine}, {args.cache}",
         "batch": args.batch,
         "sample": args.sample,
+        "fuse": args.fuse,
         "compilations": compilations,
         "seconds": round(seconds, 1),
         "total": counts(merged(reports)),
@@ -211,7 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     engine = wasmjax.Machine(args.engine, args.cache)
-    machine = SpecMachine(engine, args.group, args.oracle, args.max_steps, args.max_prompt)
+    machine = SpecMachine(
+        engine, args.group, args.oracle, args.max_steps, args.max_prompt, args.fuse
+    )
     reports = run_all(machine, tool, scripts, args.group, args.batch, args.sample)
     seconds = time.perf_counter() - start
     show(reports, args.shown)
