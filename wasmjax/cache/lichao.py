@@ -49,20 +49,9 @@ def _ahead(a: jax.Array, b: jax.Array, x: jax.Array, shift: jax.Array | int) -> 
     later. `shift` is one for all, or an array."""
     slope = a[..., SLOPE] - b[..., SLOPE]
     rise = wide.subtract((a[..., HIGH], _low(a)), (b[..., HIGH], _low(b)))
-    if isinstance(shift, int):
-        rise = wide.shift_left(rise, shift)
-    else:
-        rise = _shifted(rise, shift)
-    difference = wide.add(wide.multiply(slope, x), rise)
+    difference = wide.add(wide.multiply(slope, x), wide.shift_left(rise, shift))
     later = wide.zero(difference) & (a[..., NUMBER] > b[..., NUMBER])
     return (~wide.negative(difference) & ~wide.zero(difference)) | later
-
-
-def _shifted(a: wide.Wide, bits: jax.Array) -> wide.Wide:
-    """a 2^bits for an array of 0 <= bits < 32."""
-    carried = jnp.where(bits > 0, a[1] >> ((32 - bits) & 31).astype(jnp.uint32), 0)
-    hi = (a[0] << bits) | carried.astype(jnp.int32)
-    return hi, a[1] << bits.astype(jnp.uint32)
 
 
 def line(number: jax.Array, slope: jax.Array, intercept: wide.Wide) -> jax.Array:

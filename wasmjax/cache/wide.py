@@ -44,12 +44,13 @@ def zero(a: Wide) -> jax.Array:
     return (a[0] == 0) & (a[1] == 0)
 
 
-def shift_left(a: Wide, bits: int) -> Wide:
-    """a 2^bits, 0 <= bits < 32."""
-    if bits == 0:
-        return a
-    hi = (a[0] << bits) | (a[1] >> (32 - bits)).astype(jnp.int32)
-    return hi, a[1] << bits
+def shift_left(a: Wide, bits: int | jax.Array) -> Wide:
+    """a 2^bits, 0 <= bits < 32; `bits` is one for all, or an array."""
+    up = jnp.asarray(bits, jnp.uint32)
+    carried = jnp.where(up > 0, a[1] >> ((32 - up) & 31), 0)
+    lo = a[1] << up
+    hi = (a[0].astype(jnp.uint32) << up) | carried
+    return hi.astype(jnp.int32), lo
 
 
 def from_float(x: jax.Array) -> Wide:

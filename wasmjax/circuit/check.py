@@ -108,8 +108,9 @@ class Report:
 def report(compiled: Compiled, format_name: str = "float32", cache: str = "indexed") -> Report:
     """Checks every live consumer of a compiled circuit.
 
-    With the indexed cache the second key component (-j^2) only separates members from outsiders,
-    which needs no exactness; the softmax and hull caches compare scores, so there it counts.
+    With the indexed and the hull cache the second key component (-j^2) only separates members from
+    outsiders, which needs no exactness: the one reads the address j, the other squares it. The
+    softmax cache compares scores, so there it counts.
     """
     return _Checker(compiled, FORMATS[format_name], cache).run()
 
@@ -143,7 +144,7 @@ class _Checker:
 
     def _key2_only(self) -> set[Term]:
         """Terms that nothing but second key components read, when those need no exactness."""
-        if self.cache != "indexed":
+        if self.cache == "softmax":
             return set()
         plan = self.compiled.plan
         other: list[Affine] = list(self.compiled.circuit.outputs.values())
@@ -219,7 +220,7 @@ class _Checker:
         self._project("key", group.name, group.space.key1)
         self._project("query", group.name, group.query)
         self._exact("key", group.name, group.space.key1.range)
-        if self.cache != "indexed":
+        if self.cache == "softmax":
             static = group.space.key2.range
             self._exact("key^2", group.name, static)
         self._rounded("query", group.name, group.query)
