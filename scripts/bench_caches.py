@@ -7,7 +7,7 @@ One program, a loop that loads, stores and multiplies, is run with the indexed a
 the end of the longest trace, and timed on the way; their tokens are compared. Softmax attention
 starts from the same tokens at every length. Steps are timed chunk by chunk after a warm-up, in turn
 with chunks of a short trace of the same cache, since machines change their pace: growth is the
-median ratio of such pairs. The plot needs matplotlib (extra `plot`).
+median ratio of such pairs. The plot needs matplotlib (extra `bench`).
 """
 
 import json

@@ -1,0 +1,103 @@
+"""The benchmark suite's bookkeeping: resumption, failures, tables. Nothing here is timed."""
+
+import json
+from types import SimpleNamespace
+
+import bench
+import pytest
+
+CONFIG = {
+    "workloads": ("quicksort", "fib"),
+    "repeats": 1,
+    "one_lane": (("packed", "indexed", False, 400), ("packed", "indexed", True, 400)),
+    "lanes": (),
+    "jobs_per_lane": 1,
+    "native": True,
+    "external": {},
+}
+
+
+def suite(**changes):
+    return bench.Suite(SimpleNamespace(**CONFIG | changes))
+
+
+class Counted(bench.Suite):
+    """Measures nothing; fails where it is told to."""
+
+    def __init__(self, failing=()):
+        super().__init__(SimpleNamespace(**CONFIG))
+        self.failing, self.measured = failing, []
+
+    def measure(self, point):
+        self.measured.append(bench.key(point))
+        if point["workload"] in self.failing:
+            raise ValueError("no\nluck")
+        rates = {"steps_per_s": 10.0, "instructions_per_s": 20.0, "instructions": 1234}
+        return rates | {"first_token_warm_s": 0.5, "steps_per_instruction": 0.5}
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path):
+    first = Counted(failing=("fib",))
+    records = bench.run(first, tmp_path)
+    assert len(first.measured) == len(records) == 6
+    assert [r["error"] for r in records if "error" in r] == ["ValueError: no luck"] * 3
+    second = Counted()
+    records = bench.run(second, tmp_path)
+    assert len(second.measured) == 3 and all("fib" in key for key in second.measured)
+    assert len(records) == 9 and len(bench.good(records)) == 6
+    third = Counted()
+    assert len(bench.run(third, tmp_path)) == 9 and third.measured == []
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    assert all(record["environment"]["jax"] for record in records)
+
+
+def test_tables_show_failures(tmp_path):
+    records = bench.run(Counted(failing=("fib",)), tmp_path)
+    text = bench.table(records)
+    assert "| quicksort | 1,234 | 0.50 | 0.50 | 10 | 20 | 20 | 0.50 s | 20 |" in text
+    assert "native, fib: ValueError: no luck" in text
+    bench_table = bench.table(bench.run(Counted(), tmp_path))
+    assert "| fib |" in bench_table and "ValueError" not in bench_table
+
+
+def test_points_of_one_lane():
+    """Steps, tokens and instructions are counted, whatever the time they take."""
+    made = suite(workloads=("fib",), one_lane=(("packed", "indexed", True, 400),))
+    made.workloads["fib"].args = ["3"]
+    native, one = made.points()
+    assert (native["kind"], one["kind"]) == ("native", "one lane")
+    made.workloads["fib"].stdout = _printed(made.workloads["fib"])
+    result = made.measure(one)
+    assert result["instructions"] == made.measure(native)["instructions"] > 100
+    assert 0 < result["steps"] < 400 and result["prompt_tokens"] > 400
+    assert result["steps_per_s_min"] <= result["steps_per_s"] <= result["steps_per_s_max"]
+
+
+def _printed(workload):
+    import onengine
+    import wasmjax
+
+    module = wasmjax.load(workload.path)
+    return onengine.machine().run(module, workload.args).stdout
+
+
+def test_wrong_output_is_an_error(tmp_path):
+    made = suite(workloads=("fib",), native=True, one_lane=())
+    made.workloads["fib"].args, made.workloads["fib"].stdout = ["3"], b"nonsense"
+    (record,) = bench.run(made, tmp_path)
+    assert "printed something else in wasmtime" in record["error"]
+
+
+def test_external_commands():
+    external = {"cat": "cat {wasm}", "false": "false"}
+    made = suite(workloads=("fib",), native=False, one_lane=(), external=external)
+    good, bad = made.points()
+    assert made.measure(good)["instructions_per_s"] > 0
+    with pytest.raises(Exception, match="non-zero exit status"):
+        made.measure(bad)
+
+
+def test_unknown_workloads_are_refused():
+    with pytest.raises(SystemExit, match="no such workload: nothing"):
+        suite(workloads=("nothing",))
