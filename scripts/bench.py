@@ -387,6 +387,8 @@ def plot(records: Sequence[Result], path: pathlib.Path) -> None:
     for name, label in (("steps_per_s", "VM steps/s"), ("instructions_per_s", "instructions/s")):
         axes[1].plot(lanes, [r["result"][name] for r in rows], "o-", label=label)
     axes[1].set(xscale="log", xlabel="lanes", ylim=(0, None))
+    axes[1].set_xticks(lanes, [str(count) for count in lanes])
+    axes[1].minorticks_off()
     axes[1].grid(alpha=0.3)
     axes[1].legend()
     figure.tight_layout()
