@@ -118,6 +118,25 @@ def test_queries_must_have_a_constant_second_component():
         Engine(weights, STOP, "packed", "hull")
 
 
+def test_queries_that_would_be_rounded_are_refused():
+    weights = draw(np.random.default_rng(2))
+    weights.w_q[0, 0, 0, X] = 2.0**-9
+    weights.w_q[0, 0, 1, ONE] = 1
+    with pytest.raises(CertificateError, match="layer 0 head 0: its query is no multiple of 2"):
+        Engine(weights, STOP, "packed", "hull")
+    # As fine as it may be.
+    rng = np.random.default_rng(2)
+    weights, prompt = draw(rng), prompt_of(rng)
+    for head in range(3):
+        weights.w_q[0, head, 0, [ONE, X, Y, Z]] *= 2.0**-8
+        weights.w_q[0, head, 1, ONE] = 1
+    tokens, _ = generate(Engine(weights, STOP, "packed", "hull", chunk=16), prompt, 12)
+    whole = draw(np.random.default_rng(2))
+    for head in range(3):
+        whole.w_q[0, head, 1, ONE] = 2.0**8
+    np.testing.assert_array_equal(tokens, expected(whole, prompt, 12))
+
+
 def test_memory_is_read_back():
     text = """(module (memory (export "memory") 1) (global (export "g") (mut i32) (i32.const 5))
       (func (export "f") (param i32) (result i32)

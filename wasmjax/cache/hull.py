@@ -19,7 +19,7 @@ import numpy as np
 from wasmjax.cache import lichao, wide
 from wasmjax.cache.layout import StoreLayout, bucket, running_means
 from wasmjax.cache.lichao import COLUMNS, Domain
-from wasmjax.model.heads import Heads, Store
+from wasmjax.model.heads import CertificateError, Heads, Store
 from wasmjax.model.own import OwnEvaluator
 from wasmjax.model.symbolic import Row, Symbolic
 
@@ -58,7 +58,8 @@ class HullCache(StoreLayout):
     """The layout of a hull cache. Immutable; holds no contents.
 
     Raises:
-      CertificateError: if a query is no multiple of a unit that its domain has room for.
+      CertificateError: if a query is no multiple of a unit that its domain has room for, and
+        rounding it to one could change which key is nearest.
     """
 
     name = "hull"
@@ -74,13 +75,20 @@ class HullCache(StoreLayout):
         """Where a store's tree is asked. Beyond the addresses of a parabola the nearest is the
         last one, so that queries may be clipped."""
         store = self.heads.stores[number]
-        units = [read.unit for read in self.heads.reads if read.store == number]
-        finest = [_FINEST if unit == 0 else max(0, -int(np.log2(unit))) for unit in units]
-        if store.second is not None:
-            shift = max(finest, default=0)
-            return Domain(-_WIDEST, _WIDEST, min(shift, _FINEST))
-        room = max(0, int(np.log2(_WIDEST / (2 + max(store.hi, -store.lo)))))
+        reads = [read for read in self.heads.reads if read.store == number]
+        finest = [_FINEST if r.unit == 0 else max(0, -int(np.log2(r.unit))) for r in reads]
+        room = _FINEST
+        if store.second is None:
+            room = max(0, int(np.log2(_WIDEST / (2 + max(store.hi, -store.lo)))))
         shift = min(max(finest, default=0), room)
+        for read in reads:
+            rounded = read.unit < 2.0**-shift
+            # Between keys on a parabola a query decides half-way; between others, anywhere.
+            if rounded and (store.second is not None or read.margin <= 2.0 ** -(shift + 1)):
+                name = f"layer {read.layer} head {read.query.head}"
+                raise CertificateError(f"{name}: its query is no multiple of 2^-{shift}")
+        if store.second is not None:
+            return Domain(-_WIDEST, _WIDEST, shift)
         return Domain((store.lo - 1) << shift, (store.hi + 1 << shift) + 1, shift)
 
     # -- what the engine projects ---------------------------------------------------------

@@ -50,6 +50,7 @@ class Read:
     """A group of heads with one query: at `query`, columns of a store into entries.
 
     `unit`: what its values are multiples of; 0 if that is not known (sums over tokens).
+    `margin`: how far they stay from half-way between two integers.
     """
 
     layer: int
@@ -58,6 +59,7 @@ class Read:
     columns: tuple[int, ...]
     entries: tuple[int, ...]
     unit: float
+    margin: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +128,9 @@ def certify(symbolic: Symbolic, general: bool = False) -> Heads:
             found.setdefault(number, []).append((stores[number].forms.index(form), entry))
         for number, pairs in found.items():
             columns, entries = zip(*pairs, strict=True)
-            unit = units.form(symbolic.projection(query))
-            out.append(Read(l, number, query, columns, entries, unit))
+            form = symbolic.projection(query)
+            unit, margin = units.form(form), units.tie_margin(form)
+            out.append(Read(l, number, query, columns, entries, unit, margin))
     return Heads(tuple(store.build() for store in stores), tuple(out), tuple(means))
 
 
