@@ -60,11 +60,10 @@ class FusedLowering(BodyLowering):
             draft.note = operand.note
             self._code.emit(draft)
 
-    def _place_all(self, keep: int = 0, first: int = 0) -> None:
-        """Places what is deferred from a height on, but for the topmost slots."""
+    def _place_all(self, keep: int = 0) -> None:
+        """Places what is deferred, but for the topmost `keep` values if they are slots."""
         for height in sorted(self._deferred):
-            kept = height >= self._height - keep and not self._deferred[height].constant
-            if height >= first and not kept:
+            if height < self._height - keep or self._deferred[height].constant:
                 self._place(height)
 
     def _place_readers(self, slot: Slot) -> None:
