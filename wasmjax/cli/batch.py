@@ -23,10 +23,8 @@ from wasmjax import vm
 from wasmjax.batch.config import BatchConfig, load_config
 from wasmjax.batch.jobs import Job, JobError, JobResult, read_jobs
 from wasmjax.batch.schedule import Progress
-from wasmjax.cli import status
+from wasmjax.cli import program, status
 from wasmjax.cli.status import Refused, refusing
-from wasmjax.model import io
-from wasmjax.model.transformer import Transformer
 
 
 def batch(args: argparse.Namespace) -> int:
@@ -37,7 +35,9 @@ def batch(args: argparse.Namespace) -> int:
     _start_jax(args, config)
     with refusing(args.jobs):
         jobs = read_jobs(args.jobs)
-    machine = _machine(args)
+    chosen = program.model(args)
+    with refusing(args.weights or "weights"):
+        machine = vm.Machine(**chosen)
     if config.platform not in (None, jax.default_backend()):
         raise Refused(
             f"{args.config}: made for a {config.platform}, here is {jax.default_backend()}"
@@ -290,11 +290,3 @@ def _start_jax(args: argparse.Namespace, config: BatchConfig) -> None:
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
     except (RuntimeError, ValueError) as error:
         raise Refused(f"{args.coordinator}: {str(error).splitlines()[0]}") from None
-
-
-def _machine(args: argparse.Namespace) -> vm.Machine:
-    if args.weights is None:
-        return vm.Machine()
-    with refusing(args.weights):
-        weights, names = io.load(args.weights)
-        return vm.Machine(model=Transformer(weights), names=names)

@@ -13,17 +13,20 @@ from wasmjax.model.transformer import Transformer
 from wasmjax.wasm.types import Module, ValType
 
 
+def model(args: argparse.Namespace) -> dict[str, Any]:
+    """The weights that the options ask for, as arguments of `vm.Machine`."""
+    if args.weights is None:
+        return {}
+    with refusing(args.weights):
+        weights, names = io.load(args.weights)
+    return {"model": Transformer(weights), "names": names}
+
+
 def machine(args: argparse.Namespace) -> vm.Machine:
     """The machine that the options ask for."""
-    model: dict[str, Any] = {}
-    if args.weights is not None:
-        with refusing(args.weights):
-            weights, names = io.load(args.weights)
-            model = {"model": Transformer(weights), "names": names}
-    try:
-        return vm.Machine(args.engine, args.cache, dtype=args.dtype, **model)
-    except (vm.EngineError, ValueError) as error:
-        raise Refused(f"{args.weights or 'weights'}: {error}") from None
+    chosen = model(args)
+    with refusing(args.weights or "weights"):
+        return vm.Machine(args.engine, args.cache, dtype=args.dtype, **chosen)
 
 
 def start(args: argparse.Namespace, on: vm.Machine) -> Run:
