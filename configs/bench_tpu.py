@@ -1,14 +1,6 @@
 # .venv/bin/python scripts/bench.py --config=configs/bench_tpu.py --out=bench
-"""The benchmark suite on a TPU slice: many lanes; not measured yet."""
+"""The benchmark suite on a TPU slice: what it is on a GPU; not measured yet."""
 
-from bench_cpu import get_config as on_cpu
-from ml_collections import ConfigDict
+from bench_gpu import get_config
 
-
-def get_config() -> ConfigDict:
-    """As on a CPU, with thousands of lanes, and few points of one lane."""
-    config = on_cpu()
-    config.one_lane = (("packed", "indexed", True, 20_000),)
-    config.lanes = (512, 2048, 8192)
-    config.jobs_per_lane = 2
-    return config
+__all__ = ["get_config"]

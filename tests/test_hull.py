@@ -6,7 +6,7 @@ import pytest
 import onengine
 import wasmjax
 from lowering import compile_wat
-from test_integrity import generate
+from onlanes import generate
 from wasmjax.circuit.weights import Vocabulary, Weights
 from wasmjax.engine.decode import Engine, Stop
 from wasmjax.model.heads import CertificateError

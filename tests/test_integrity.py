@@ -10,11 +10,12 @@ import pytest
 
 import onengine
 import programs
+from onlanes import generate
 from random_transformers import STOP, draw
 from wasmjax import vm
 from wasmjax.cache import IndexedCache
 from wasmjax.circuit.weights import Weights
-from wasmjax.engine.decode import Engine, EngineError, Session, Stop
+from wasmjax.engine.decode import Engine, Stop
 from wasmjax.engine.plan import build_plan
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_machine
@@ -34,22 +35,6 @@ SMALL_STOP = Stop(columns(SMALL)["kind"], isa.STOP_KINDS, isa.STOP_KINDS)
 @functools.cache
 def small_prompt() -> np.ndarray:
     return prompt(SMALL, programs.fibonacci_small(SMALL, 6))
-
-
-def generate(engine: Engine, tokens: np.ndarray, steps: int) -> tuple[np.ndarray, str]:
-    """Tokens until a stop, `steps`, or a refusal (its message)."""
-    session = Session(engine)
-    session.feed(tokens)
-    out = [np.zeros((0, tokens.shape[1]), np.int32)]
-    try:
-        # One step a call: a refusal keeps the tokens before it.
-        for _ in range(steps):
-            out += [kept for _, kept in session.generate(1, keep_all=True)]
-            if session.stopped:
-                break
-    except EngineError as error:
-        return np.concatenate(out), str(error)
-    return np.concatenate(out), ""
 
 
 def run(weights: Weights, name: str, stop: Stop, tokens: np.ndarray, steps: int, cache="indexed"):

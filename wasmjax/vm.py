@@ -26,7 +26,7 @@ from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_circuit
 from wasmjax.machine.config import WASM
-from wasmjax.machine.specialize import code_digest
+from wasmjax.machine.specialize import require
 from wasmjax.machine.tokens import columns
 from wasmjax.model.explain import StepExplanation, explain
 from wasmjax.model.transformer import Transformer
@@ -151,8 +151,7 @@ class Machine:
 
     def _lowered(self, module: Module, hosts: Imports, **inputs: Any) -> Lowered:
         lowered = lower(module, signatures(hosts), **inputs)
-        if self.program and code_digest(lowered.program.instructions) != self.program:
-            raise ValueError("the weights hold another program")
+        require(lowered.program.instructions, self.program)
         return lowered
 
     def _instance(self, lowered: Lowered, hosts: Imports, max_steps: int | None = None) -> Instance:

@@ -24,7 +24,7 @@ from wasmjax.machine.program import (
     registers,
     registers_of,
 )
-from wasmjax.machine.specialize import code_digest
+from wasmjax.machine.specialize import require
 from wasmjax.values import value_of
 from wasmjax.wasm.errors import DecodeError
 from wasmjax.wasm.link import LinkError
@@ -161,11 +161,8 @@ class Preparer:
         return key, found
 
     def _promptable(self, code: LoweredCode) -> LoweredCode:
-        if not self._folded:
-            return code
-        if code_digest(code.instructions) != self._folded:
-            raise ValueError("the weights hold another program")
-        return dataclasses.replace(code, instructions=())
+        require(code.instructions, self._folded)
+        return dataclasses.replace(code, instructions=()) if self._folded else code
 
     def _prefix(self, key: bytes, program: Program) -> tuple[Prefix, np.ndarray]:
         if key not in self._prefixes:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wasmjax.cache import lichao, wide
-from wasmjax.cache.layout import StoreLayout, bucket, running_means
+from wasmjax.cache.layout import StoreLayout, bucket, read_columns, running_means
 from wasmjax.cache.lichao import COLUMNS, Domain
 from wasmjax.model.heads import CertificateError, Heads, Store
 from wasmjax.model.own import OwnEvaluator
@@ -115,11 +115,9 @@ class HullCache(StoreLayout):
             chosen, state = self._ask(layer, state, y[: len(reads)], active)
             for plan, _ in self.grouped(layer):
                 array = state.values[self._family(plan.store[0])]
-                capacity, columns = array.shape[1] - 1, array.shape[2]
                 row = chosen[plan.query]
-                row = jnp.where(row < 0, capacity, row) + plan.position * (capacity + 1)
-                flat = array.reshape(-1)
-                out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))
+                dummy = array.shape[1] - 1
+                out.append(read_columns(array, plan, jnp.where(row < 0, dummy, row)))
         if means:
             values = y[len(reads) : len(reads) + len(means)]
             mean, sums = running_means(self.heads, means, state.sums, values, count, active)
@@ -160,34 +158,28 @@ class HullCache(StoreLayout):
         nodes, values, offsets = state.nodes, list(state.values), self._offsets(state)
         made = []
         for i, number in enumerate(inserts):
-            nodes, made_now = lichao.insert(
+            nodes, count = lichao.insert(
                 nodes, state.made[number], lines[i], written[i], int(offsets[number]),
                 int(room[i]), self.domains[number],
             )  # fmt: skip
-            made.append(made_now)
+            made.append(count)
             family, position = self._family(number), self.places[number].position
             array = values[family]
             new = y[starts[i] + 2 : starts[i + 1]].astype(array.dtype)[None, None, :]
             place = jnp.int32(position), jnp.where(written[i], at[i], room[i]), jnp.int32(0)
             values[family] = jax.lax.dynamic_update_slice(array, new, place)
 
-        # Scattered to all stores by a constant-index gather: a scatter costs more.
-        where = np.full(len(self.places), len(inserts))
-        where[inserts] = np.arange(len(inserts))
-
-        def whole(of_layer: jax.Array) -> jax.Array:
-            return jnp.append(of_layer.astype(jnp.int32), 0)[where]
-
-        others = where == len(inserts)
+        # Trees only grow: 0 where none was touched.
+        made_now = self.spread(inserts, jnp.stack(made), 0)
         refused = jnp.where(member & exact & (at >= room), at + 1, 0)
         broken = jnp.where(member & ~exact, 1 + np.array(inserts, np.int32), 0)
         return dataclasses.replace(
             state,
             nodes=nodes,
             values=tuple(values),
-            made=jnp.where(others, state.made, whole(jnp.stack(made))),
-            members=state.members + whole(written),
-            need=jnp.maximum(state.need, whole(refused)),
+            made=jnp.maximum(state.made, made_now),
+            members=state.members + self.spread(inserts, written.astype(jnp.int32), 0),
+            need=jnp.maximum(state.need, self.spread(inserts, refused, 0)),
             beyond=jnp.maximum(state.beyond, jnp.max(broken)),
         )
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.cache.layout import StoreLayout, bucket, running_means
+from wasmjax.cache.layout import StoreLayout, bucket, read_columns, running_means
 from wasmjax.model.own import OwnEvaluator
 from wasmjax.model.symbolic import Row
 
@@ -86,12 +86,10 @@ class IndexedCache(StoreLayout):
         integer = jnp.round(queries).astype(jnp.int32)
         for plan, _ in self.grouped(layer):
             array = (state.written if plan.place.rewritable else state.static)[plan.place.family]
-            capacity, columns = array.shape[1] - 1, array.shape[2]
+            capacity = array.shape[1] - 1
             lo = self.heads.stores[plan.store[0]].lo
             at = jnp.clip(integer[plan.query], state.seen[plan.store, 0], state.seen[plan.store, 1])
-            row = jnp.clip(at - lo, 0, capacity - 1) + plan.position * (capacity + 1)
-            flat = array.reshape(-1)
-            out.append(flat.at[row * columns + plan.column].get(mode="promise_in_bounds"))
+            out.append(read_columns(array, plan, jnp.clip(at - lo, 0, capacity - 1)))
         if means:
             mean, sums = running_means(self.heads, means, state.sums, values, count, active)
             out.append(mean)
@@ -120,12 +118,9 @@ class IndexedCache(StoreLayout):
             written[place.family] = jax.lax.dynamic_update_slice(
                 array, values[None, None, :], (jnp.int32(place.position), target[i], jnp.int32(0))
             )
-        # Scattered to all stores by constant-index gathers: a scatter costs more.
-        position = np.full(len(self.places), len(inserts))
-        position[inserts] = np.arange(len(inserts))
-        low = jnp.append(jnp.where(member, address, 2**30), 2**30)[position]
-        high = jnp.append(jnp.where(member, address, -(2**30)), -(2**30))[position]
-        refused = jnp.append(jnp.where(member & (row >= room), row + 1, 0), 0)[position]
+        low = self.spread(inserts, jnp.where(member, address, 2**30), 2**30)
+        high = self.spread(inserts, jnp.where(member, address, -(2**30)), -(2**30))
+        refused = self.spread(inserts, jnp.where(member & (row >= room), row + 1, 0), 0)
         seen = jnp.stack(
             [jnp.minimum(state.seen[:, 0], low), jnp.maximum(state.seen[:, 1], high)], axis=1
         )

@@ -108,6 +108,20 @@ class StoreLayout:
             )
         return out
 
+    def spread(self, numbers: Sequence[int], of_these: jax.Array, other: int) -> jax.Array:
+        """Values of some stores as values of all, [S]: a constant-index gather, since a scatter
+        costs more. `other`: of the other stores."""
+        position = np.full(len(self.places), len(numbers))
+        position[np.asarray(numbers)] = np.arange(len(numbers))
+        return jnp.append(of_these, other)[position]
+
+
+def read_columns(array: jax.Array, plan: LayerReads, row: jax.Array) -> jax.Array:
+    """Columns that reads take from rows of a family's array [stores, capacity + 1, C], flat."""
+    rows, columns = array.shape[1:]
+    at = (row + plan.position * rows) * columns + plan.column
+    return array.reshape(-1).at[at].get(mode="promise_in_bounds")
+
 
 def running_means(
     heads: Heads,

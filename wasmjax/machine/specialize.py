@@ -36,6 +36,16 @@ def code_digest(code: Sequence[Instruction], config: MachineConfig = WASM) -> st
     return hashlib.sha256(code_tokens(config, code).tobytes()).hexdigest()
 
 
+def require(code: Sequence[Instruction], folded: str) -> None:
+    """Checks that code is what weights hold, given its digest; "": they hold none.
+
+    Raises:
+      ValueError: if it is other code.
+    """
+    if folded and code_digest(code) != folded:
+        raise ValueError("the weights hold another program")
+
+
 def without_code(program: Program) -> Program:
     """What is left for the prompt when the code is folded in."""
     return dataclasses.replace(program, instructions=())

@@ -29,7 +29,7 @@ from wasmjax.wasm.types import Function, FuncType, Immediate, Instr, MemArg
 
 Immediates = tuple[Immediate, ...]
 
-MEMORY_BYTES = WASM.memory_pages * layout.PAGE
+_MEMORY_BYTES = WASM.memory_pages * layout.PAGE
 _LIMITS = Slot("abs", layout.LIMITS_SLOT)
 
 
@@ -54,6 +54,24 @@ class _Block:
     otherwise: Label | None = None
     results: int = 0
     params: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand of a step: what is in a slot, or (slot NOWHERE) a constant.
+
+    Attributes:
+      note: the instruction that pushed it, for traces, where a step reads it in its place.
+    """
+
+    slot: Slot
+    imm: int = 0
+    note: str = ""
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is a number that no slot holds; zero is one that can be read."""
+        return self.slot == NOWHERE and self.imm != 0
 
 
 class BodyLowering:
@@ -121,6 +139,16 @@ class BodyLowering:
         """The slot of the value at a height."""
         return Slot("sp", height - self._sp)
 
+    def _take(self, position: int) -> Operand:
+        """The operand at a position from the top (1: the top one)."""
+        return Operand(self._at(self._height - position))
+
+    def _constant_address(self, position: int, most: int) -> int:
+        """The constant in an operand's place, if it is one, and at most so large; that operand is
+        zero then."""
+        del position, most
+        return 0
+
     def _emit(self, op: str, height: int, d: Slot = NO_DESTINATION, **values: object) -> None:
         """A step after which the stack has `height` and sp is there."""
         draft = Draft(op, d=d, dsp=height - self._sp, note=self._note, **values)  # type: ignore[arg-type]
@@ -149,7 +177,8 @@ class BodyLowering:
         elif name in operators.COUNTS:
             self._push(name, 1, a=top)
         elif name in operators.EXTENSIONS:
-            self._push(operators.EXTENSIONS[name], 1, b=top)
+            operand = self._take(1)
+            self._push(operators.EXTENSIONS[name], 1, b=operand.slot, imm=operand.imm)
         elif name in operators.CONSTANTS:
             self._push("move", 0, b=NOWHERE, imm=number(immediates))
         elif name in ("i32.eqz", "i64.eqz"):
@@ -173,14 +202,17 @@ class BodyLowering:
         assert isinstance(memarg, MemArg)
         memory = self._scope.memory()
         aux, end = memory.base * layout.PAGE + memarg.offset, Slot("abs", memory.end_slot)
-        if aux + access.size > MEMORY_BYTES:
+        if aux + access.size > _MEMORY_BYTES:
             self._trap(isa.TRAP["out of bounds memory access"])
             return
-        top, below = self._at(self._height - 1), self._at(self._height - 2)
+        position = 1 if loads else 2
+        aux += self._constant_address(position, _MEMORY_BYTES - access.size - aux)
+        a = self._take(position).slot
         if loads:
-            self._push(access.op, 1, a=top, c=end, aux=aux)
+            self._push(access.op, 1, a=a, c=end, aux=aux)
         else:
-            self._emit(access.op, self._height - 2, a=below, b=top, c=end, aux=aux)
+            b = self._take(1)
+            self._emit(access.op, self._height - 2, a=a, b=b.slot, imm=b.imm, c=end, aux=aux)
 
     def _change_sign(self, name: str) -> None:
         integer, sign = ("i32", 1 << 31) if name[:3] == "f32" else ("i64", 1 << 63)
@@ -217,8 +249,8 @@ class BodyLowering:
         self._height -= 1
 
     def _select(self, immediates: Immediates) -> None:
-        a, b, c = (self._at(self._height - k) for k in (3, 2, 1))
-        self._push("select", 3, a=a, b=b, c=c)
+        a, b, c = (self._take(k) for k in (3, 2, 1))
+        self._push("select", 3, a=a.slot, b=b.slot, imm=b.imm, c=c.slot)
 
     def _local_get(self, immediates: Immediates) -> None:
         self._push("move", 0, b=Slot("fp", self._frame.local(number(immediates))))

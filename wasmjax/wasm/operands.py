@@ -9,41 +9,30 @@ until what they read is about to change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from wasmjax.machine.program import NOWHERE, Slot
-from wasmjax.wasm import layout, operators
+from wasmjax.wasm import operators
 from wasmjax.wasm.assemble import Draft
-from wasmjax.wasm.body import MEMORY_BYTES, BodyLowering, Immediates
+from wasmjax.wasm.body import BodyLowering, Immediates, Operand
 from wasmjax.wasm.frames import number
-from wasmjax.wasm.types import Instr, MemArg
+from wasmjax.wasm.types import Instr
 
 _COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor", "eq", "ne"})
+_IN_PLACE = (
+    operators.NO_STEP
+    | operators.EXTENSIONS.keys()
+    | operators.LOADS.keys()
+    | operators.STORES.keys()
+    | {"drop", "unreachable", "memory.size"}
+)
+"""Instructions that read nothing, or take their operands as they are."""
 _TURNED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Operand:
-    """A deferred value: what is in a slot, or (slot NOWHERE) a constant.
-
-    Attributes:
-      note: the instruction that pushed it, for traces.
-    """
-
-    slot: Slot
-    imm: int
-    note: str
-
-    @property
-    def constant(self) -> bool:
-        return self.slot == NOWHERE and self.imm != 0
 
 
 class FusedLowering(BodyLowering):
     """Lowers one body into fewer steps than `BodyLowering`."""
 
     def _begin(self) -> None:
-        self._deferred: dict[int, _Operand] = {}
+        self._deferred: dict[int, Operand] = {}
         self._producer: tuple[Draft, int] | None = None  # the last push, and its value's height
 
     # --- deferred values ---
@@ -100,16 +89,6 @@ class FusedLowering(BodyLowering):
             self._assign(Slot("abs", self._scope.global_slot(number(immediates))))
         elif name in operators.BINARY:
             self._binary(name)
-        elif name in operators.EXTENSIONS:
-            top = self._take(1)
-            self._push(operators.EXTENSIONS[name], 1, b=top.slot, imm=top.imm)
-        elif name in operators.LOADS or name in operators.STORES:
-            self._fused_access(name, immediates)
-        elif name == "select":
-            self._place_constant(3)
-            self._place_constant(1)
-            a, b, c = (self._take(k) for k in (3, 2, 1))
-            self._push("select", 3, a=a.slot, b=b.slot, imm=b.imm, c=c.slot)
         else:
             self._prepare(name)
             super()._instruction(name, immediates)
@@ -120,7 +99,11 @@ class FusedLowering(BodyLowering):
         if not self._code.reachable:  # an else or end after code that never gets there
             self._deferred.clear()
             return
-        if name in operators.NO_STEP or name in ("drop", "unreachable", "memory.size"):
+        if name in _IN_PLACE:
+            return
+        if name == "select":
+            self._place_constant(3)
+            self._place_constant(1)
             return
         if name in operators.COUNTS or name.endswith(".eqz") or name[4:] in ("abs", "neg"):
             self._place_constant(1)
@@ -137,17 +120,16 @@ class FusedLowering(BodyLowering):
             self._place_all()
 
     def _defer(self, slot: Slot, imm: int = 0) -> None:
-        self._deferred[self._height] = _Operand(slot, imm, self._note)
+        self._deferred[self._height] = Operand(slot, imm, self._note)
         self._height += 1
 
-    def _take(self, position: int) -> _Operand:
-        """The operand at a position from the top (1: the top one)."""
+    def _take(self, position: int) -> Operand:
         height = self._height - position
         operand = self._deferred.get(height)
         self._annotate(operand)
-        return operand or _Operand(super()._at(height), 0, "")
+        return operand or Operand(super()._at(height))
 
-    def _annotate(self, operand: _Operand | None) -> None:
+    def _annotate(self, operand: Operand | None) -> None:
         if operand is not None:
             self._note += f" <- {operand.note}"
 
@@ -176,31 +158,16 @@ class FusedLowering(BodyLowering):
             name = f"{type_}.{relation}" + (f"_{sign}" if sign else "")
         self._push(name, 2, a=a.slot, b=b.slot, imm=b.imm)
 
-    def _fused_access(self, name: str, immediates: Immediates) -> None:
-        loads = name in operators.LOADS
-        access = (operators.LOADS if loads else operators.STORES)[name]
-        memarg = immediates[0]
-        assert isinstance(memarg, MemArg)
-        memory = self._scope.memory()
-        aux, end = memory.base * layout.PAGE + memarg.offset, Slot("abs", memory.end_slot)
-        position = 1 if loads else 2
-        address = self._deferred.get(self._height - position)
-        if aux + access.size > MEMORY_BYTES:
-            super()._access(name, immediates)
-            return
-        if address is not None and address.constant:
-            if aux + address.imm + access.size <= MEMORY_BYTES:
-                aux += address.imm
-                self._deferred[self._height - position] = _Operand(NOWHERE, 0, address.note)
-            else:
-                self._place(self._height - position)
-        a = self._take(position)
-        if loads:
-            self._push(access.op, 1, a=a.slot, c=end, aux=aux)
-        else:
-            b = self._take(1)
-            height = self._height - 2
-            self._emit(access.op, height, a=a.slot, b=b.slot, imm=b.imm, c=end, aux=aux)
+    def _constant_address(self, position: int, most: int) -> int:
+        height = self._height - position
+        address = self._deferred.get(height)
+        if address is None or not address.constant:
+            return 0
+        if address.imm > most:
+            self._place(height)
+            return 0
+        self._deferred[height] = Operand(NOWHERE, 0, address.note)
+        return address.imm
 
     def _assign(self, to: Slot, tee: bool = False) -> None:
         """Writes the top value to a local or global."""
@@ -225,7 +192,7 @@ class FusedLowering(BodyLowering):
         self._producer = None
         if tee:  # what was written is still the top value, and is read from there
             read = operand if operand is not None and operand.slot == NOWHERE else None
-            self._deferred[top] = read or _Operand(to, 0, self._note)
+            self._deferred[top] = read or Operand(to, 0, self._note)
             self._height = top + 1
 
     def _forwards(self, to: Slot, top: int) -> bool:
