@@ -17,7 +17,7 @@ from lowering import compile_wat
 from onlanes import SMALL_ROWS, WASM_ROWS, Run, drive, settle
 from random_transformers import KINDS, ONCE, STOP, draw
 from test_integrity import one_changed
-from wasmjax.cache.lanes import Packing, _packing
+from wasmjax.cache.words import Packing, pack_columns
 from wasmjax.circuit.language import Vocabulary
 from wasmjax.circuit.weights import Weights
 from wasmjax.engine.decode import (
@@ -353,10 +353,10 @@ def narrowed(bits: int) -> LanesEngine:
     )
     (packing,) = engine.cache.packing
     columns = [c if c.flag else dataclasses.replace(c, bits=bits) for c in packing.columns]
-    engine.cache.packing[0] = dataclasses.replace(packing, columns=tuple(columns))
-    for reads in engine.cache._plans:
-        for read in reads:
-            read.packing = engine.cache.packing[0] if read.rewritable else read.packing
+    engine.cache.packing[0] = dataclasses.replace(
+        packing, columns=tuple(columns), proven=tuple(c.flag for c in columns)
+    )
+    engine.cache._plan()
     return engine
 
 
@@ -555,15 +555,20 @@ def test_many_changed_weights():
 @st.composite
 def tables(draw) -> tuple[Packing, np.ndarray]:
     """A packing, and rows of values that were among its samples."""
-    kinds = draw(st.lists(st.sampled_from(["byte", "low", "wide", "half", "flag"]), min_size=1))
+    names = ["byte", "low", "bit", "wide", "half", "flag"]
+    kinds = draw(st.lists(st.sampled_from(names), min_size=1))
     samples = {
         "byte": np.arange(256.0),
         "low": np.arange(-5.0, 200.0),
+        "bit": np.array([0.0, 1.0]),
         "wide": np.arange(-1023.0, 1024.0),
         "half": np.array([0.0, 0.5, -3.25, 2.0**30]),
         "flag": None,
     }
-    packing = _packing([samples[kind] for kind in kinds])
+    proven = draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
+    columns = st.sampled_from(range(len(kinds)))
+    together = draw(st.lists(st.lists(columns, unique=True), max_size=3))
+    packing = pack_columns([samples[kind] for kind in kinds], proven, together)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n = draw(st.integers(0, 9))
     data = np.zeros((n, len(kinds)))
@@ -592,11 +597,10 @@ def test_values_that_do_not_fit_are_refused(table, data):
     packing, rows = table
     c = data.draw(st.integers(0, len(packing.columns) - 1))
     column = packing.columns[c]
-    wrong = {
-        8: [column.bias - 1.0, column.bias + 256.0, column.bias + 0.5, np.nan],
-        16: [column.bias - 1.0, column.bias + 65536.0, column.bias + 2.25, np.inf],
-        32: [1 + 2.0**-30, 2.0**24 + 1, 1 / 3],
-    }[column.bits]
+    beyond = column.bias + 2.0**column.bits
+    wrong = [column.bias - 1.0, beyond, column.bias + 0.5, np.nan, np.inf]
+    if column.bits == 32:
+        wrong = [1 + 2.0**-30, 2.0**24 + 1, 1 / 3]
     rows = np.concatenate([rows, np.tile([[float(f.bias) for f in packing.columns]], (1, 1))])
     rows[data.draw(st.integers(0, len(rows) - 1)), c] = data.draw(st.sampled_from(wrong))
     if column.flag:
@@ -613,8 +617,19 @@ def test_fewer_bits_where_they_do():
         ([half], 1, "u4"), ([byte] * 4, 1, "u4"), ([byte] * 5, 2, "u4"),
         ([wide, byte, half, byte], 2, "u4"),
     ):  # fmt: skip
-        packing = _packing(samples)
+        packing = pack_columns(samples, [False] * len(samples))
         assert (packing.words, packing.dtype) == (words, np.dtype(dtype))
+    bit = np.array([0.0, 1.0])
+    assert pack_columns([bit] * 32, [True] * 32).words == 1
+    assert pack_columns([bit] * 32, [False] * 32).words == 8  # there may be larger values
+
+
+def test_columns_that_are_read_together_share_a_word():
+    byte = np.arange(256.0)
+    packing = pack_columns([byte] * 8, [True] * 8, [[0, 3, 5], [1, 7]])
+    word = [column.word for column in packing.columns]
+    assert word[0] == word[3] == word[5] and word[1] == word[7]
+    assert packing.words == 2
 
 
 # --- pools of segments ---

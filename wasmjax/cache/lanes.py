@@ -12,7 +12,6 @@ Shapes: B lanes, R rows of a store, N stores of a family, W words of a row, C co
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wasmjax.cache.indexed import IndexedCache
+from wasmjax.cache.words import Packing, Unpack, pack_columns
 from wasmjax.model.own import OwnEvaluator, fields_of, sample_tokens
 from wasmjax.model.symbolic import Row
 
@@ -75,128 +75,46 @@ class Rows:
     token: tuple[np.ndarray, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """How a column lies in a row's words: `value - bias` in `bits` bits from `shift` on.
-
-    With 32 bits it is the float32 itself. A flag says whether the row was ever written; the
-    column's value is then the row's address.
-    """
-
-    word: int
-    shift: int
-    bits: int
-    bias: int
-    flag: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """How the columns of a store lie in its words.
-
-    Attributes:
-      columns: one each. words: words of a row. dtype: of a word, unsigned.
-    """
-
-    columns: tuple[Column, ...]
-    words: int
-    dtype: np.dtype
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row."""
-        return self.words * self.dtype.itemsize
-
-    def pack(self, data_NxC: np.ndarray) -> np.ndarray:
-        """Words [N, W] of rows given by column values, float64.
-
-        Raises:
-          ValueError: if a value does not fit.
-        """
-        out = np.zeros((len(data_NxC), self.words), np.uint32)
-        for column, values_N in zip(self.columns, data_NxC.T, strict=True):
-            if column.flag:
-                bits_N = np.ones(len(values_N), np.uint32)
-            elif column.bits == 32:
-                single_N = values_N.astype(np.float32)
-                bits_N, exact = single_N.view(np.uint32), np.array_equal(single_N, values_N)
-            else:
-                whole_N = values_N - column.bias
-                exact = bool(((whole_N >= 0) & (whole_N < 1 << column.bits)).all())
-                bits_N = whole_N.astype(np.uint32) if exact else np.zeros(0, np.uint32)
-                exact = exact and np.array_equal(bits_N, whole_N)
-            if not column.flag and not exact:
-                raise ValueError("a value of the prompt does not fit the cache's types")
-            out[:, column.word] |= bits_N << np.uint32(column.shift)
-        return out.astype(self.dtype)
-
-    def unpack(self, words_NxW: np.ndarray, rows_N: np.ndarray, lo: int) -> np.ndarray:
-        """Column values [N, C], float64, of rows number `rows_N` of a store that begins at `lo`."""
-        out = np.zeros((len(words_NxW), len(self.columns)))
-        for c, column in enumerate(self.columns):
-            raw_N = words_NxW[:, column.word].astype(np.uint32) >> np.uint32(column.shift)
-            if column.bits == 32:
-                out[:, c] = raw_N.view(np.float32)
-                continue
-            value_N = raw_N.astype(np.int64) & ((1 << column.bits) - 1)
-            if column.flag:
-                out[:, c] = np.where(value_N, rows_N + lo, lo)
-            else:
-                out[:, c] = value_N + column.bias
-        return out
-
-
-def _packing(samples_of_C: Sequence[np.ndarray | None]) -> Packing:
-    """The packing for columns of which these are samples; None: a flag."""
-    sizes = [(8, 0) if samples is None else _bits(samples) for samples in samples_of_C]
-    total = sum(bits for bits, _ in sizes)
-    width = 8 if total <= 8 else 16 if total <= 16 else 32
-    used: list[int] = []  # bits of every word
-    columns: list[Column | None] = [None] * len(sizes)
-    for c in sorted(range(len(sizes)), key=lambda c: -sizes[c][0]):
-        bits, bias = sizes[c]
-        word = next((w for w, n in enumerate(used) if n + bits <= width), len(used))
-        if word == len(used):
-            used.append(0)
-        columns[c] = Column(word, used[word], bits, bias, samples_of_C[c] is None)
-        used[word] += bits
-    done = tuple(column for column in columns if column is not None)
-    return Packing(done, len(used), np.dtype(f"u{width // 8}"))
-
-
-def _bits(samples: np.ndarray) -> tuple[int, int]:
-    """The fewest of 8, 16 or 32 bits that hold samples, and the bias. 32 bits: float32."""
-    low, high = samples.min(), samples.max()
-    if (samples == np.rint(samples)).all() and abs(low) < 2**15 and high - low < 2**16:
-        bias = 0 if 0 <= low and high < 256 else int(low)
-        return (8 if high - bias < 256 else 16), bias
-    return 32, 0
-
-
 @dataclasses.dataclass
 class _Read:
     """Reads of one layer from one family, word by word.
 
     Attributes:
-      rewritable, number: the family. lo: its first address. packing: of its rows.
+      rewritable, number: the family. lo: its first address.
       query, position: per distinct row read, the query and the store in the family.
       of_word, word: per distinct word, its row (above) and its number in it.
-      column, row_of, word_of: per output, its column, its row and its word (above).
+      parts: how outputs come out of the words. order: the outputs in the order of the parts.
       scratch: number of the buffer that the words go to.
     """
 
     rewritable: bool
     number: int
     lo: int
-    packing: Packing
     query: np.ndarray
     position: np.ndarray
     of_word: np.ndarray
     word: np.ndarray
-    column: np.ndarray
-    row_of: np.ndarray
-    word_of: np.ndarray
+    parts: list["_Part"]
     scratch: int = 0
+
+    @property
+    def order(self) -> np.ndarray:
+        return np.concatenate([part.output for part in self.parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Outputs that are unpacked together: their numbers in the read, the row read of each."""
+
+    output: np.ndarray
+    row: np.ndarray
+    unpack: Unpack
+
+    def __call__(self, words_WxB: jax.Array, row_RxB: jax.Array, lo: int) -> jax.Array:
+        """Values, float32 [outputs, B]."""
+        if not self.unpack.column[0].flag:
+            return self.unpack(words_WxB)
+        return self.unpack(words_WxB, row_RxB.at[self.row].get(mode="promise_in_bounds"), lo)
 
 
 class LanesCache:
@@ -214,11 +132,15 @@ class LanesCache:
         self.one, self.symbolic, self.heads = one, one.symbolic, one.heads
         self.families = one.families(True)
         self.static = [family[0] for family in one.families(False)]
-        self.packing = [self._family_packing(family) for family in self.families]
-        self.pool_packing = [_packing(self._sampled(number)) for number in self.static]
-        self._plans = [self._reads(layer) for layer in range(one.layers)]
-        for number, read in enumerate(read for reads in self._plans for read in reads):
-            read.scratch = number
+        self.packing = [
+            self._family_packing(family, self._together(True, index))
+            for index, family in enumerate(self.families)
+        ]
+        self.pool_packing = [
+            pack_columns(self._sampled(number), self._proven(number), self._together(False, index))
+            for index, number in enumerate(self.static)
+        ]
+        self._plan()
 
     # -- what the engine projects ---------------------------------------------------------
 
@@ -235,7 +157,11 @@ class LanesCache:
 
     def outputs(self, layer: int) -> list[int]:
         """Entries of what `attend` returns, in order."""
-        return self.one.outputs(layer)
+        entries, out, first = self.one.outputs(layer), [], 0
+        for read in self._plans[layer]:
+            out += [entries[first + k] for k in read.order]
+            first += len(read.order)
+        return out + entries[first:]
 
     # -- execution ------------------------------------------------------------------------
 
@@ -261,7 +187,7 @@ class LanesCache:
         out = []
         for read in self._plans[layer]:
             found, state = self._read(state, read, at)
-            out.append(found)
+            out += found
         if means:
             first = self.heads.means.index(means[0])
             last = first + len(means)
@@ -275,8 +201,8 @@ class LanesCache:
 
     def _read(
         self, state: LanesState, read: "_Read", at: jax.Array
-    ) -> tuple[jax.Array, LanesState]:
-        """Values of a group of reads, [len(read.column), B]."""
+    ) -> tuple[list[jax.Array], LanesState]:
+        """Values of a group of reads, part by part, [outputs, B]."""
         number, lo = read.number, read.lo
         if read.rewritable:
             array, seen = state.written[number], state.seen[number]
@@ -297,11 +223,7 @@ class LanesCache:
         scratch[read.scratch] = jax.lax.dynamic_update_slice(
             scratch[read.scratch], words.astype(jnp.uint32), (0, 0)
         )
-        values = _unpacked(read.packing, read.column, scratch[read.scratch][read.word_of])
-        flag = np.array([read.packing.columns[c].flag for c in read.column])
-        if flag.any():
-            addresses = jnp.where(values > 0, (row[read.row_of] + lo).astype(values.dtype), lo)
-            values = jnp.where(flag[:, None], addresses, values)
+        values = [part(scratch[read.scratch], row, lo) for part in read.parts]
         return values, dataclasses.replace(state, scratch=tuple(scratch))
 
     def _write(
@@ -327,8 +249,8 @@ class LanesCache:
             position = np.arange(len(family), dtype=np.int32)[:, None]
             written[number] = (
                 written[number]
-                .at[lane, jnp.where(fits, row, room), position]
-                .set(jnp.moveaxis(words, 1, 2), mode="promise_in_bounds")
+                .at[lane, jnp.where(fits, row, room + 1), position]
+                .set(jnp.moveaxis(words, 1, 2), mode="drop")
             )
             low = jnp.where(member, address, _FAR)
             high = jnp.where(member, address, -_FAR)
@@ -336,9 +258,10 @@ class LanesCache:
             seen[number] = jnp.stack(
                 [jnp.minimum(old[:, 0], low), jnp.maximum(old[:, 1], high)], axis=1
             )
-            needed = jnp.max(jnp.where(member & ~fits, row + 1, 0), axis=0)
+            # Row by row: a CPU does not vectorise a reduction over the leading axis.
+            needed = functools.reduce(jnp.maximum, jnp.where(member & ~fits, row + 1, 0))
             need[number] = jnp.maximum(need[number], needed)
-            unfit = jnp.any(member & ~(exact & (row >= 0)), axis=0)
+            unfit = functools.reduce(jnp.logical_or, member & ~(exact & (row >= 0)))
             violation = jnp.where(unfit, jnp.maximum(violation, 1 + family[0]), violation)
         state = dataclasses.replace(
             state, written=tuple(written), seen=tuple(seen), need=tuple(need), violation=violation
@@ -358,8 +281,9 @@ class LanesCache:
             else:
                 value = y_NxCxB[:, c] - column.bias
                 bits = value.astype(jnp.uint32)
-                inside = (value >= 0) & (value < 1 << column.bits)
-                exact &= inside & (bits.astype(value.dtype) == value)
+                if not packing.proven[c]:
+                    inside = (value >= 0) & (value < 1 << column.bits)
+                    exact &= inside & (bits.astype(value.dtype) == value)
             words[column.word] |= bits << np.uint32(column.shift)
         return jnp.stack(words, axis=1).astype(packing.dtype), exact
 
@@ -369,7 +293,8 @@ class LanesCache:
             return state
         far = np.array([[self.heads.stores[number].far] for number in guards])
         member = (y[: len(guards)] > -far / 2) & active
-        which = jnp.max(jnp.where(member, 1 + np.array(guards, np.int32)[:, None], 0), axis=0)
+        stores = 1 + np.array(guards, np.int32)[:, None]
+        which = functools.reduce(jnp.maximum, jnp.where(member, stores, 0))
         return dataclasses.replace(state, violation=jnp.maximum(state.violation, which))
 
     def room(self, lanes: int) -> tuple[jax.Array, ...]:
@@ -443,6 +368,11 @@ class LanesCache:
 
     # -- layout ---------------------------------------------------------------------------
 
+    def _plan(self) -> None:
+        self._plans = [self._reads(layer) for layer in range(self.one.layers)]
+        for number, read in enumerate(read for reads in self._plans for read in reads):
+            read.scratch = number
+
     def _reads(self, layer: int) -> list["_Read"]:
         out = []
         for plan, _ in self.one.grouped(layer):
@@ -451,25 +381,24 @@ class LanesCache:
             (query, position), row_of = np.unique(
                 np.stack([plan.query, plan.position]), axis=1, return_inverse=True
             )
-            word = np.array([packing.columns[c].word for c in plan.column])
-            (of_word, words), word_of = np.unique(
-                np.stack([row_of, word]), axis=1, return_inverse=True
+            columns = [packing.columns[c] for c in plan.column]
+            of_word, word_of = np.unique(
+                np.stack([row_of, [column.word for column in columns]]), axis=1, return_inverse=True
             )
-            out.append(
-                _Read(
-                    place.rewritable,
-                    place.family,
-                    self.heads.stores[plan.store[0]].lo,
-                    packing,
-                    query,
-                    position,
-                    of_word,
-                    words,
-                    plan.column,
-                    row_of,
-                    word_of,
+            alike: dict[tuple[bool, bool], list[int]] = {}
+            for k, column in enumerate(columns):
+                alike.setdefault((column.flag, column.bits == 32), []).append(k)
+            parts = [
+                _Part(
+                    np.array(output),
+                    row_of[output],
+                    Unpack(word_of[output], [columns[k] for k in output]),
                 )
-            )
+                for output in alike.values()
+            ]
+            first = self.heads.stores[plan.store[0]].lo
+            read = place.rewritable, place.family, first, query, position
+            out.append(_Read(*read, of_word[0], of_word[1], parts))
         return out
 
     def _sampled(self, number: int) -> list[np.ndarray]:
@@ -481,7 +410,24 @@ class LanesCache:
             out.append(OwnEvaluator(self.symbolic, tokens).form(form))
         return out
 
-    def _family_packing(self, family: list[int]) -> Packing:
+    def _proven(self, number: int) -> list[bool]:
+        """Per column of a store, whether its samples are all values there are: samples sweep every
+        field, so with one field they are."""
+        form = self.symbolic.projection
+        rows = self.heads.stores[number].columns
+        return [len(fields_of(self.symbolic, (form(row),))) <= 1 for row in rows]
+
+    def _together(self, rewritable: bool, number: int) -> list[list[int]]:
+        """Sets of columns that queries read from a family."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for layer in range(self.one.layers):
+            for plan, _ in self.one.grouped(layer):
+                if (plan.place.rewritable, plan.place.family) == (rewritable, number):
+                    for query, position, column in zip(plan.query, plan.position, plan.column):  # noqa: B905
+                        found.setdefault((layer, int(query), int(position)), []).append(int(column))
+        return list(found.values())
+
+    def _family_packing(self, family: list[int], together: list[list[int]]) -> Packing:
         form = self.symbolic.projection
         stores = [self.heads.stores[number] for number in family]
         sampled = [self._sampled(number) for number in family]
@@ -491,26 +437,8 @@ class LanesCache:
                 samples.append(None)
             else:
                 samples.append(np.concatenate([of_store[c] for of_store in sampled]))
-        return _packing(samples)
+        proven = [all(self._proven(store)[c] for store in family) for c in range(len(samples))]
+        return pack_columns(samples, proven, together)
 
 
-def _unpacked(packing: Packing, columns: np.ndarray, words_ExB: jax.Array) -> jax.Array:
-    """Values of columns from the words that hold them, float32; flags as 0 or 1."""
-    of = [packing.columns[c] for c in columns]
-
-    def upright(values: list[int], dtype: str) -> jax.Array:
-        return jnp.asarray(np.array(values, dtype)[:, None])
-
-    words_ExB = words_ExB.astype(jnp.uint32)
-    raw = words_ExB >> upright([column.shift for column in of], "uint32")
-    raw &= upright([(1 << column.bits) - 1 for column in of], "uint32")
-    values = raw.astype(jnp.int32) + upright([column.bias for column in of], "int32")
-    out = values.astype(jnp.float32)
-    whole = np.array([column.bits == 32 for column in of])
-    if whole.any():
-        floats = jax.lax.bitcast_convert_type(words_ExB, jnp.float32)
-        out = jnp.where(whole[:, None], floats, out)
-    return out
-
-
-__all__ = ["Column", "LanesCache", "LanesState", "Packing", "Rows"]
+__all__ = ["LanesCache", "LanesState", "Rows"]

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wasmjax.cache import Attention, CacheState
+from wasmjax.cache.words import Column, Unpack, pack_columns
 from wasmjax.engine.plan import Level, Plan, build_plan, terms
 from wasmjax.model.symbolic import ONE, Form, Neuron, Symbolic
 
@@ -271,7 +272,7 @@ class Packed:
         self.plan = build_plan(symbolic, cache, generated_only=cache.name == "indexed")
         self.symbolic, self.cache, self.dtype = symbolic, cache, dtype
         layout = _Layout(split=lanes)
-        self._inputs = self._input_plan(layout, self.plan)
+        self._inputs = _Inputs(symbolic, self.plan, layout)
         self._layers = []
         for layer in self.plan.layers:
             wires = [layout.level(level) for level in layer.wires]
@@ -312,7 +313,13 @@ class Packed:
           Values of the emitted fields (int32), whether each was within 1/2 of one, new state.
         """
         del params
-        pieces: Pieces = (jnp.concatenate(self._embed(token, count)),)
+        inputs = self._inputs
+        parts = [token[inputs.values].astype(self.dtype)]
+        if len(inputs.fields):
+            parts.append(inputs.gathered(token).astype(self.dtype))
+        if inputs.counted:
+            parts.append(count.astype(self.dtype)[None])
+        pieces: Pieces = (jnp.concatenate(parts),)
         values, distance, state, _ = self._run(pieces, count, state, active)
         return values, distance < 0.5, state
 
@@ -332,15 +339,25 @@ class Packed:
         Returns:
           Values [E, B], whether all of a lane were within 1/2 of one [B], new state, the room.
         """
-        pieces = _written(pieces, 0, 0, self._embed(token_FxB, count_B))
+        words, pieces = pieces[-1], pieces[:-1]
+        inputs = self._inputs
+        parts = [token_FxB[inputs.values]]
+        if len(inputs.fields):
+            words = jax.lax.dynamic_update_slice(words, inputs.gathered(token_FxB), (0, 0))
+            parts += [unpack(words) for unpack in inputs.unpack]
+        if inputs.counted:
+            parts.append(count_B[None])
+        pieces = _written(pieces, 0, 0, parts)
         values, distance, state, pieces = self._run(pieces, count_B, state, active_B)
         # Row by row: a CPU does not vectorise a reduction over the leading axis.
         furthest = functools.reduce(jnp.maximum, [distance[k] for k in range(len(distance))])
-        return values, furthest < 0.5, state, pieces
+        return values, furthest < 0.5, state, (*pieces, words)
 
     def room(self, lanes: int) -> Pieces:
         """Buffers for a number of lanes."""
-        return tuple(jnp.zeros((rows, lanes), self.dtype) for rows in self.piece_rows)
+        # A row more than needed: else XLA sees that the buffer is replaced as a whole.
+        words = jnp.zeros((len(self._inputs.fields) + 1, lanes), jnp.uint32)
+        return (*(jnp.zeros((rows, lanes), self.dtype) for rows in self.piece_rows), words)
 
     def _run(
         self, pieces: Pieces, count: jax.Array, state: CacheState, active: jax.Array
@@ -360,29 +377,65 @@ class Packed:
         value = jnp.clip(jnp.round(x), _upright(self._lo, x), _upright(self._hi, x))
         return value.astype(jnp.int32), jnp.abs(x - value), state, pieces
 
-    def _input_plan(self, layout: _Layout, plan: Plan) -> tuple:
-        """Positions of values in the token; flat table and offsets of non-linear columns."""
-        entries, vocabulary = self.symbolic.entries, self.symbolic.weights.vocabulary
-        values = [e for e in plan.inputs if entries[e].kind == "value"]
-        columns = [e for e in plan.inputs if entries[e].kind == "column"]
-        counts = [e for e in plan.inputs if entries[e].kind == "count"]
-        tables, offset, start = [], [], 0
-        for e in columns:
-            tables.append(np.array(entries[e].table))
-            offset.append(start - vocabulary[entries[e].index[0]].lo)
-            start += len(tables[-1])
-        layout.place(values + columns + counts)
-        value_fields = np.array([entries[e].index[0] for e in values], np.int32)
-        column_fields = np.array([entries[e].index[0] for e in columns], np.int32)
-        table = np.concatenate(tables) if tables else np.zeros(1)
-        return value_fields, column_fields, np.array(offset, np.int32), table, bool(counts)
 
-    def _embed(self, token: jax.Array, count: jax.Array) -> list[jax.Array]:
-        value_fields, column_fields, offset, table, counted = self._inputs
-        parts = [token[value_fields].astype(self.dtype)]
-        if len(column_fields):
-            at = token[column_fields] + offset.reshape(-1, *[1] * count.ndim)
-            parts.append(jnp.asarray(table, self.dtype).at[at].get(mode="promise_in_bounds"))
-        if counted:
-            parts.append(count.astype(self.dtype)[None])
-        return parts
+class _Inputs:
+    """What of a token a step begins with: values of fields, columns of the embedding, its count.
+
+    Many lanes: a field's columns are packed into words, so that one gather brings several.
+    """
+
+    def __init__(self, symbolic: Symbolic, plan: Plan, layout: _Layout) -> None:
+        entries, vocabulary = symbolic.entries, symbolic.weights.vocabulary
+        values, columns, counts = (
+            [e for e in plan.inputs if entries[e].kind == kind]
+            for kind in ("value", "column", "count")
+        )
+        self.values = np.array([entries[e].index[0] for e in values], np.int32)
+        self.counted = bool(counts)
+        fields: list[int] = []
+        tables: list[np.ndarray] = []
+        self.unpack: list[Unpack] = []
+        if layout.split:
+            columns, fields, tables, self.unpack = _packed(symbolic, columns)
+        else:
+            fields = [entries[e].index[0] for e in columns]
+            tables = [np.array(entries[e].table) for e in columns]
+        starts = np.cumsum([0, *map(len, tables)])[:-1]
+        self.fields = np.array(fields, np.int32)
+        self.offset = (starts - [vocabulary[f].lo for f in fields]).astype(np.int32)
+        self.table = np.concatenate(tables) if tables else np.zeros(0)
+        layout.place(values + columns + counts)
+
+    def gathered(self, token: jax.Array) -> jax.Array:
+        """Rows of the table for a token, [*B] each."""
+        at = token[self.fields] + self.offset.reshape(-1, *[1] * (token.ndim - 1))
+        return jnp.asarray(self.table).at[at].get(mode="promise_in_bounds")
+
+
+def _packed(
+    symbolic: Symbolic, columns: Sequence[int]
+) -> tuple[list[int], list[int], list[np.ndarray], list[Unpack]]:
+    """Columns of the embedding (entries) packed into words.
+
+    Returns:
+      The columns in the order in which they are unpacked; per word its field and its table over
+      the field's values, uint32; how to unpack them.
+    """
+    entries = symbolic.entries
+    fields: list[int] = []
+    tables: list[np.ndarray] = []
+    alike: dict[bool, list[tuple[int, int, Column]]] = {}
+    for field in dict.fromkeys(entries[e].index[0] for e in columns):
+        mine = [e for e in columns if entries[e].index[0] == field]
+        values_NxC = np.stack([np.array(entries[e].table) for e in mine], 1)
+        packing = pack_columns([*values_NxC.T], [True] * len(mine))
+        for e, column in zip(mine, packing.columns, strict=True):
+            alike.setdefault(column.bits == 32, []).append((e, len(tables) + column.word, column))
+        fields += [field] * packing.words
+        tables += [*packing.pack(values_NxC).astype(np.uint32).T]
+    order = [e for found in alike.values() for e, _, _ in found]
+    unpack = [
+        Unpack(np.array([word for _, word, _ in found]), [column for _, _, column in found])
+        for found in alike.values()
+    ]
+    return order, fields, tables, unpack
