@@ -9,27 +9,20 @@ chunks, ratios over medians. Part 2 runs a list of jobs whose lengths span three
 (uniform in the logarithm) and reports steps per second and the share of useful lane-steps.
 """
 
-import functools
 import json
 import os
 import pathlib
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import plain_interpreter
 from absl import app, flags
-from jax.sharding import NamedSharding, PartitionSpec
+from lane_rates import Lanes, Plain, in_turn
 
 import wasmjax
-from wasmjax.batch.capacity import Capacities, Options
+from wasmjax.batch.capacity import Options
 from wasmjax.batch.jobs import Job
-from wasmjax.batch.prepare import Prepared, Preparer
 from wasmjax.batch.schedule import Progress, Scheduler
-from wasmjax.engine.decode import MAX_TOKENS
-from wasmjax.engine.fleet import Capacity, Fleet, lane_bytes
-from wasmjax.engine.lanes import AXIS, LanesEngine
+from wasmjax.engine.lanes import LanesEngine
 
 _LANES = flags.DEFINE_list("lanes", ["32", "128", "256", "512"], "Lanes in all, several.")
 _CHUNK = flags.DEFINE_integer("chunk", 512, "Steps per chunk.")
@@ -79,30 +72,11 @@ def main(argv: list[str]) -> None:
 def lanes_rates(engine: LanesEngine, lanes: int) -> None:
     """Times chunks of the engine and of the plain interpreter, in turn."""
     jobs = mix()
-    prepared = Preparer(engine.cache).prepare([jobs[k % len(jobs)] for k in range(lanes)])
-    assert all(isinstance(p, Prepared) for p in prepared), prepared
-    ready = [p for p in prepared if isinstance(p, Prepared)]
-    capacities = Capacities(engine, Options())
-    rows = tuple(map(max, zip(*(capacities.rows(p.sequence.rows_needed()) for p in ready))))  # noqa: B905
-    fleet = Fleet(engine, Capacity(lanes, rows, tuple(16384 for _ in engine.cache.static)))
-    fleet.admit([(p.sequence, MAX_TOKENS - p.sequence.count) for p in ready])
-
-    def chunk() -> int:
-        fleet.start(_CHUNK.value, lanes)
-        done = fleet.finish()
-        return int(done.steps.sum())
-
-    timed = {"transformer": chunk}
+    ready = Lanes(engine, [jobs[k % len(jobs)] for k in range(lanes)], _CHUNK.value)
+    timed: dict[str, Lanes | Plain] = {"transformer": ready}
     if _PLAIN.value:
-        for how in ("switch", "select"):
-            timed[f"plain, {how}"] = plain_chunk(engine, ready[: len(jobs)], lanes, rows[1], how)
-    rates: dict[str, list[float]] = {name: [] for name in timed}
-    for number in range(_CHUNKS.value + 2):
-        for name, function in timed.items():
-            start = time.perf_counter()
-            steps = function()
-            if number >= 2:
-                rates[name].append(steps / (time.perf_counter() - start))
+        timed |= {f"plain, {how}": Plain(engine, ready, how) for how in ("switch", "select")}
+    rates = in_turn(timed, _CHUNKS.value)
     for name, values in rates.items():
         low, middle, high = np.percentile(values, (25, 50, 75))
         print(
@@ -112,53 +86,7 @@ def lanes_rates(engine: LanesEngine, lanes: int) -> None:
     if _PLAIN.value:
         plain = max(np.median(rates[name]) for name in rates if name != "transformer")
         print(f"{lanes:6,} lanes  ratio to plain    {plain / np.median(rates['transformer']):.1f}")
-    print(f"{lanes:6,} lanes  memory per lane   {lane_bytes(engine, rows) / 1024:,.0f} KiB")
-
-
-def plain_chunk(engine: LanesEngine, prepared: list[Prepared], lanes: int, words: int, how: str):
-    """A function that runs a chunk of the plain interpreter and returns the steps made."""
-    with jax.enable_x64(True):
-        programs = [p.lowered.program for p in prepared]
-        code = plain_interpreter.pack(programs)
-        whole, sharded = PartitionSpec(), PartitionSpec(AXIS)
-        put = jax.device_put
-        names = ("instructions", "immediates", "table", "inputs")
-        on_device = {
-            name: put(jnp.asarray(getattr(code, name)), NamedSharding(engine.mesh, whole))
-            for name in names
-        }
-        first = [
-            plain_interpreter.initial(
-                p.lowered.program, start, p.lowered.exports["_start"], 1024, 8 * words
-            )
-            for p, start in zip(prepared, code.starts, strict=True)
-        ]
-        for lane in first:
-            lane["output"], lane["n_output"] = np.zeros(257, np.int32), np.int32(0)
-        state = {
-            name: put(
-                jnp.asarray(np.stack([first[k % len(first)][name] for k in range(lanes)])),
-                NamedSharding(engine.mesh, sharded),
-            )
-            for name in first[0]
-        }
-        run = functools.partial(plain_interpreter.run_chunk, steps=_CHUNK.value, how=how)
-        mapped = jax.shard_map(
-            run, mesh=engine.mesh, in_specs=(whole, sharded), out_specs=sharded, check_vma=False
-        )
-        compiled = jax.jit(mapped, donate_argnums=1).lower(on_device, state).compile()
-    holder = [state]
-
-    def chunk() -> int:
-        with jax.enable_x64(True):
-            before = int(np.asarray(holder[0]["steps"]).sum())
-            holder[0]["n_output"] = jax.device_put(
-                np.zeros(lanes, np.int32), holder[0]["steps"].sharding
-            )
-            holder[0] = jax.block_until_ready(compiled(on_device, holder[0]))
-            return int(np.asarray(holder[0]["steps"]).sum()) - before
-
-    return chunk
+    print(f"{lanes:6,} lanes  memory per lane   {ready.bytes / 1024:,.0f} KiB")
 
 
 # -- part 2 -----------------------------------------------------------------------------------
@@ -200,4 +128,5 @@ def job_list(engine: LanesEngine) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("PJRT_NPROC", "1")  # as `wasmjax` sets it
     app.run(main)

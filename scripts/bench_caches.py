@@ -12,6 +12,7 @@ median ratio of such pairs. The plot needs matplotlib (extra `bench`).
 
 import json
 import math
+import os
 import pathlib
 import platform
 import statistics
@@ -287,4 +288,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("PJRT_NPROC", "1")  # as `wasmjax` sets it
     sys.exit(app.run(main))

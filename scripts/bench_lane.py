@@ -9,6 +9,7 @@ waits for its token count), and median and quartiles are over chunks.
 """
 
 import json
+import os
 import pathlib
 import platform
 import resource
@@ -156,4 +157,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("PJRT_NPROC", "1")  # as `wasmjax` sets it
     sys.exit(app.run(main))

@@ -7,6 +7,7 @@ Both machines run the same steps in turn, chunk by chunk, in one process.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import sys
@@ -87,4 +88,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("PJRT_NPROC", "1")  # as `wasmjax` sets it
     sys.exit(main())

@@ -1,12 +1,21 @@
 """The benchmark suite's bookkeeping: resumption, failures, tables. Nothing here is timed."""
 
 import json
+import pathlib
 from types import SimpleNamespace
 
 import bench
+import bench_report
 import pytest
+from bench_points import Suite
 
 CONFIG = {
+    "platform": "cpu",
+    "limits": False,
+    "yardsticks": (),
+    "lengths": (),
+    "against_plain": (),
+    "devices": (),
     "workloads": ("quicksort", "fib"),
     "repeats": 1,
     "one_lane": (("packed", "indexed", False, 400), ("packed", "indexed", True, 400)),
@@ -18,10 +27,10 @@ CONFIG = {
 
 
 def suite(**changes):
-    return bench.Suite(SimpleNamespace(**CONFIG | changes))
+    return Suite(SimpleNamespace(**CONFIG | changes))
 
 
-class Counted(bench.Suite):
+class Counted(Suite):
     """Measures nothing; fails where it is told to."""
 
     def __init__(self, failing=()):
@@ -29,7 +38,7 @@ class Counted(bench.Suite):
         self.failing, self.measured = failing, []
 
     def measure(self, point):
-        self.measured.append(bench.key(point))
+        self.measured.append(bench_report.key(point))
         if point["workload"] in self.failing:
             raise ValueError("no\nluck")
         rates = {"steps_per_s": 10.0, "instructions_per_s": 20.0, "instructions": 1234}
@@ -44,7 +53,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
     second = Counted()
     records = bench.run(second, tmp_path)
     assert len(second.measured) == 3 and all("fib" in key for key in second.measured)
-    assert len(records) == 9 and len(bench.good(records)) == 6
+    assert len(records) == 9 and len(bench_report.good(records)) == 6
     third = Counted()
     assert len(bench.run(third, tmp_path)) == 9 and third.measured == []
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
@@ -54,10 +63,10 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
 
 def test_tables_show_failures(tmp_path):
     records = bench.run(Counted(failing=("fib",)), tmp_path)
-    text = bench.table(records)
-    assert "| quicksort | 1,234 | 0.50 | 0.50 | 10 | 20 | 20 | 0.50 s | 20 |" in text
+    text = bench_report.tables(records)
+    assert "| quicksort | 1,234 | 0.50 | 0.50 | 10 | 10 | 20 | 20 | 0.50 s |  | 20 |" in text
     assert "native, fib: ValueError: no luck" in text
-    bench_table = bench.table(bench.run(Counted(), tmp_path))
+    bench_table = bench_report.tables(bench.run(Counted(), tmp_path))
     assert "| fib |" in bench_table and "ValueError" not in bench_table
 
 
@@ -101,3 +110,56 @@ def test_external_commands():
 def test_unknown_workloads_are_refused():
     with pytest.raises(SystemExit, match="no such workload: nothing"):
         suite(workloads=("nothing",))
+
+
+def test_every_kind_of_point(tmp_path):
+    """In small: what many lanes, the plain interpreter, lengths and limits give."""
+    made = suite(
+        workloads=("fib",),
+        native=False,
+        one_lane=(),
+        limits=True,
+        lengths=(("indexed", 500),),
+        against_plain=(2,),
+    )
+    made.workloads["fib"].args = ["12"]
+    made.workloads["fib"].stdout = _printed(made.workloads["fib"])
+    records = bench.run(made, tmp_path)
+    assert [r["point"]["kind"] for r in records] == ["limits", "length", "plain"]
+    assert not [r for r in records if "error" in r]
+    limits, length, plain = (r["result"] for r in records)
+    step = made._machine("packed", "indexed").lanes_engine().step
+    assert limits["terms"] == step.plan.count_terms()
+    assert limits["operations_per_step"] == 2 * (limits["terms"] + limits["neurons"])
+    assert length["to"] >= length["from"] == 500
+    # Fewer steps with fusion: as many instructions take fewer of them.
+    per_step = {
+        name: plain[f"{name}_instructions_per_s"] / plain[f"{name}_steps_per_s"]
+        for name in ("unfused", "fused")
+    }
+    assert per_step["fused"] > 1.5 * per_step["unfused"]
+    text = bench_report.tables(records)
+    assert "ratio to plain, unfused" in text and "115 gathered words" in text
+
+
+def record(rate, spread, **point):
+    ends = {"steps_per_s_min": rate - spread, "steps_per_s_max": rate + spread}
+    return {"point": point, "result": {"steps_per_s": rate} | ends}
+
+
+def test_two_runs_are_compared():
+    one = [record(10.0, 1.0, kind="devices", devices=1), record(5.0, 0.1, kind="a")]
+    two = [record(11.5, 1.0, kind="devices", devices=1), record(6.0, 0.1, kind="a")]
+    text = bench_report.compare(one, [*two, record(1.0, 0.0, kind="only here")])
+    assert text.startswith("1 of 2 figures of both runs overlap")
+    assert "| a | steps_per_s | 0.83 |" in text
+
+
+def test_without_an_accelerator_the_plan_is_that_of_a_cpu(monkeypatch, capsys):
+    pytest.importorskip("ml_collections", reason="the extra bench is not installed")
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "configs"))
+    import bench_tpu
+
+    config = bench.plan(bench_tpu.get_config())
+    assert config.platform == "cpu" and len(config.one_lane) == 2
+    assert capsys.readouterr().err == "no tpu here: running the plan for a CPU\n"

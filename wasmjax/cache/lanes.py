@@ -297,6 +297,10 @@ class LanesCache:
         which = functools.reduce(jnp.maximum, jnp.where(member, stores, 0))
         return dataclasses.replace(state, violation=jnp.maximum(state.violation, which))
 
+    def gathered_words(self) -> int:
+        """Words that a step of a lane gathers."""
+        return sum(len(read.word) for reads in self._plans for read in reads)
+
     def room(self, lanes: int) -> tuple[jax.Array, ...]:
         """Scratch for a number of lanes."""
         # A row more than needed: else XLA sees that the buffer is replaced as a whole.

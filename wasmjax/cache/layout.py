@@ -116,9 +116,23 @@ class StoreLayout:
         return jnp.append(of_these, other)[position]
 
 
+_SLICED = 8
+"""So many rows of a layer are read as slices, more as a gather of columns."""
+
+
 def read_columns(array: jax.Array, plan: LayerReads, row: jax.Array) -> jax.Array:
     """Columns that reads take from rows of a family's array [stores, capacity + 1, C], flat."""
     rows, columns = array.shape[1:]
+    (_, position), first, row_of = np.unique(
+        np.stack([plan.query, plan.position]), axis=1, return_index=True, return_inverse=True
+    )
+    if len(first) <= _SLICED:
+        # XLA's CPU code would spread a gather from a large array over threads: 3 us a time.
+        found = [
+            jax.lax.dynamic_slice(array, (int(p), row[k], 0), (1, 1, columns)).reshape(-1)
+            for p, k in zip(position, first, strict=True)
+        ]
+        return jnp.concatenate(found)[row_of * columns + plan.column]
     at = (row + plan.position * rows) * columns + plan.column
     return array.reshape(-1).at[at].get(mode="promise_in_bounds")
 

@@ -1,5 +1,6 @@
 """The command line. `wasmjax --help` lists the commands; exit statuses are in `status`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,9 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     args = parse(sys.argv[1:] if argv is None else argv)
+    # A step's kernels are too small to be shared by XLA's threads: two threads take as long as one,
+    # or twice as long where others use the machine.
+    os.environ.setdefault("PJRT_NPROC", "1")
     try:
         return args.command(args)
     except status.Refused as error:

@@ -222,16 +222,11 @@ class LanesEngine:
             self._compiled[key] = (
                 self.lowerable(function, in_specs, out_specs, donate)
                 .lower(*args)
-                .compile(compiler_options=self._compiler_options())
+                .compile(compiler_options=compiler_options(self.mesh))
             )
             self.compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
-
-    def _compiler_options(self) -> dict[str, int] | None:
-        """XLA uses half of a CPU's widest vectors unless told otherwise: a tenth slower here."""
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        return {"xla_cpu_prefer_vector_width": 512} if on_cpu else None
 
     def lowerable(self, function: Callable, in_specs: Any, out_specs: Any, donate: int) -> Any:
         """The jitted function behind `compiled`."""
@@ -255,6 +250,12 @@ class LanesEngine:
     def sharding(self, spec: PartitionSpec) -> NamedSharding:
         """A sharding over the mesh."""
         return NamedSharding(self.mesh, spec)
+
+
+def compiler_options(mesh: Mesh) -> dict[str, int] | None:
+    """Options for XLA: it uses half of a CPU's widest vectors unless told otherwise."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_cpu_prefer_vector_width": 512} if on_cpu else None
 
 
 def _rows_set(buffer_RxB: jax.Array, rows: Sequence[jax.Array]) -> jax.Array:

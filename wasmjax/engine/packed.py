@@ -35,7 +35,7 @@ _BUCKETS = (0, 1, 2, 4, 8)
 terms, or up to the next power of two beyond."""
 _LONG = 64
 
-_KERNEL_TERMS = 96
+_KERNEL_TERMS = 48
 """Many lanes: buckets are merged if that adds fewer zero terms than this: what a kernel costs."""
 
 _Shape = tuple[tuple[int, int], ...]
