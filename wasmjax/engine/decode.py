@@ -112,7 +112,7 @@ class Engine:
             self.params = self.step.params()
         self.compile_seconds = 0.0
         self.compilations = 0
-        self._compiled: dict[tuple, Callable] = {}
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """The context in which this engine's arrays live."""
@@ -189,6 +189,11 @@ class Engine:
             self.compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
+
+    def compiled_text(self, name: str) -> list[str]:
+        """The HLO of the functions of this name that were compiled, for whoever profiles them."""
+        found = self._compiled.items()
+        return [function.as_text() or "" for key, function in found if key[0] == name]
 
     def run_chunk(self, lane: Lane, limit: int, keep_all: bool) -> Lane:
         """Up to `limit` (<= chunk) steps on the device. The lane given is consumed."""

@@ -100,7 +100,7 @@ class LanesEngine:
             raise ValueError("an emitted field has values beyond 16 bits")
         self.compile_seconds = 0.0
         self.compilations = 0
-        self._compiled: dict[tuple, Callable] = {}
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     @property
     def devices(self) -> int:
@@ -227,6 +227,11 @@ class LanesEngine:
             self.compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
+
+    def compiled_text(self, name: str) -> list[str]:
+        """The HLO of the functions of this name that were compiled, for whoever profiles them."""
+        found = self._compiled.items()
+        return [function.as_text() or "" for key, function in found if key[0] == name]
 
     def lowerable(self, function: Callable, in_specs: Any, out_specs: Any, donate: int) -> Any:
         """The jitted function behind `compiled`."""
