@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import bench_report
 import jax
 from absl import app, flags
-from bench_points import Result, Suite
+from bench_points import PARTS, Result, Suite
 from bench_report import describe, good, key
 from tqdm import tqdm
 
@@ -54,13 +55,18 @@ def read(path: pathlib.Path) -> list[Result]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(suite: Suite, out: pathlib.Path) -> list[Result]:
-    """Measures what is missing; returns all records."""
+def run(suite: Suite, out: pathlib.Path, part: str = "") -> list[Result]:
+    """Measures what is missing (of a part: see `bench_points.PARTS`); returns all records."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.jsonl"
     records = read(path)
     done = {key(record["point"]) for record in records if "error" not in record}
-    points = [point for point in suite.points() if key(point) not in done]
+    wanted = PARTS.get(part)
+    points = [
+        point
+        for point in suite.points()
+        if key(point) not in done and (wanted is None or point["kind"] in wanted)
+    ]
     bar = tqdm(points, unit="point", file=sys.stderr)
     for point in bar:
         bar.set_postfix_str(describe(point))
@@ -98,9 +104,17 @@ def main(argv: Sequence[str]) -> int:
     if other and not (pathlib.Path(other) / "results.jsonl").exists():
         print(f"bench.py: no results in {other}", file=sys.stderr)
         return 2
-    config = plan(flags.FLAGS.config)
-    print(f"{environment()}", file=sys.stderr)
-    records = run(Suite(config), out)
+    if flags.FLAGS.part:
+        config = plan(flags.FLAGS.config)
+        print(f"{environment()}", file=sys.stderr)
+        run(Suite(config), out, flags.FLAGS.part)
+        return 0
+    for part in PARTS:
+        # A process each: they differ in the number of devices, and in what they leave in memory.
+        status = subprocess.run([sys.executable, *sys.argv, f"--part={part}"]).returncode
+        if status:
+            return status
+    records = read(out / "results.jsonl")
     text = bench_report.tables(records)
     (out / "table.md").write_text(text)
     bench_report.plots(records, out)
@@ -119,13 +133,14 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "A file of configs/.")
     flags.DEFINE_string("out", "bench", "Folder of the results.")
     flags.DEFINE_string("compare", "", "Folder of another run to compare with.")
+    flags.DEFINE_enum("part", "", ["", *PARTS], "Measure this part alone, in this process.")
     flags.mark_flag_as_required("config")
 
 
 if __name__ == "__main__":
-    # A device per core, as `wasmjax batch` makes them; a step's kernels are too small to share.
+    # As `wasmjax run` and `wasmjax batch` do: one thread a device; of many lanes, a device a core.
     os.environ.setdefault("PJRT_NPROC", "1")
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    jax.config.update("jax_num_cpu_devices", 1 if "--part=one" in sys.argv else os.cpu_count() or 1)
     sys.path.insert(0, str(ROOT / "configs"))
     try:
         define_flags()

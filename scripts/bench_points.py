@@ -26,6 +26,12 @@ Point = dict[str, Any]
 """What a point is: kind, and what that needs."""
 Result = dict[str, Any]
 
+PARTS = {
+    "one": ("native", "one lane", "external", "length"),
+    "many": ("limits", "plain", "devices", "lanes"),
+}
+"""Kinds of points that are measured in one process."""
+
 CHUNK = {"indexed": 8192, "hull": 512, "softmax": 8}
 """Steps per call on the device."""
 LANES_CHUNK = 256

@@ -263,17 +263,21 @@ def _plot_throughput(records: Sequence[Result], axes: Any) -> bool:
         rows = sorted(measured(records, kind=kind), key=lambda r: r["point"]["lanes"])
         lanes = [r["point"]["lanes"] for r in rows]
         ticks |= set(lanes)
-        axes[1].plot(lanes, [r["result"][unit] for r in rows], "o-", label=label)
-    axes[1].set(xscale="log", yscale="log", xlabel="lanes", ylabel="instructions/s")
-    axes[1].set_xticks(sorted(ticks), [str(count) for count in sorted(ticks)])
-    axes[1].minorticks_off()
-    axes[1].grid(alpha=0.3)
-    axes[1].legend()
+        if rows:
+            axes[1].plot(lanes, [r["result"][unit] for r in rows], "o-", label=label)
+    if ticks:
+        axes[1].set(xscale="log", yscale="log", xlabel="lanes", ylabel="instructions/s")
+        axes[1].set_xticks(sorted(ticks), [str(count) for count in sorted(ticks)])
+        axes[1].minorticks_off()
+        axes[1].grid(alpha=0.3)
+        axes[1].legend()
     return bool(ticks or _by_name(records, False) or _by_name(records, True))
 
 
 def _plot_length(records: Sequence[Result], axis: Any) -> bool:
     rows = measured(records, kind="length")
+    if not rows:
+        return False
     for cache in dict.fromkeys(r["point"]["cache"] for r in rows):
         mine = [r["result"] for r in rows if r["point"]["cache"] == cache]
         mine.sort(key=lambda r: r["from"])
@@ -287,21 +291,22 @@ def _plot_length(records: Sequence[Result], axis: Any) -> bool:
     axis.set_ylabel("microseconds a step, one lane")
     axis.grid(alpha=0.3)
     axis.legend()
-    return bool(rows)
+    return True
 
 
 def _plot_devices(records: Sequence[Result], axis: Any) -> bool:
     rows = sorted(measured(records, kind="devices"), key=lambda r: r["point"]["devices"])
     count = [r["point"]["devices"] for r in rows]
     rates = [r["result"]["steps_per_s"] for r in rows]
+    if not rows:
+        return False
     axis.plot(count, rates, "o-", label="measured")
-    if rows:
-        axis.plot(count, [rates[0] / count[0] * n for n in count], "--", label="in proportion")
-        axis.set_xticks(count)
+    axis.plot(count, [rates[0] / count[0] * n for n in count], "--", label="in proportion")
+    axis.set_xticks(count)
     axis.set(xlabel="devices, as many lanes on each", ylabel="VM steps/s", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend()
-    return bool(rows)
+    return True
 
 
 def _plot_roofline(records: Sequence[Result], axis: Any) -> bool:

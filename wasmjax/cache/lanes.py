@@ -3,9 +3,9 @@
 What lanes write (stores that are rewritable) is theirs: an array per family, lanes first, so that a
 lane's rows are contiguous. Write-once stores hold what prompts hold and never change while
 decoding, so lanes share them: a pool of segments per store, and per lane the row where its own
-segment begins. Columns take one or two bytes where their values do, packed into words (fewer
-gathers); a column that repeats the key is kept as a flag: whether the row was ever written. What
-does not fit is refused: by `pack` on the host, by `problem` on the device.
+segment begins. Columns are packed into words (`words`); one that repeats the key is kept as a flag:
+whether the row was ever written. What does not fit is refused: by `pack` on the host, by `problem`
+on the device.
 
 Shapes: B lanes, R rows of a store, N stores of a family, W words of a row, C columns of a store.
 """
@@ -35,7 +35,8 @@ class LanesState:
     """Contents of the caches of B lanes.
 
     Attributes:
-      written: per family of rewritable stores, words [B, R + 1, N, W]; the last row is a dummy.
+      written: per family of rewritable stores, words [B, R + 1, N, W]; the last row is
+        the host's, for writes that are none.
       seen: per such family, lowest and highest written address, int32 [N, 2, B].
       pools: per write-once store, the lanes' segments end to end, words [rows, W].
       base: int32 [stores, B], row of a pool where a lane's segment begins.
@@ -177,7 +178,7 @@ class LanesCache:
 
         Args:
           y: [rows, B] projections. count: int32 [B], tokens so far, the current one included.
-          active: bool [B], lanes whose token counts; others write to a dummy row.
+          active: bool [B], lanes whose token counts; others write nothing.
         """
         reads, means = self.one.reads(layer), self.one.means(layer)
         queries, values = y[: len(reads)], y[len(reads) : len(reads) + len(means)]
