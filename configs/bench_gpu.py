@@ -12,6 +12,7 @@ def get_config(platform: str = "gpu") -> ConfigDict:
     config.platform = platform
     config.workloads = ("sha256", "quicksort", "queens", "dijkstra", "xoshiro", "n_body")
     config.one_lane = (("packed", "indexed", True, 5_000),)
+    config.count_steps = ()
     config.yardsticks = ()
     config.lengths = ()
     config.against_plain = (512, 2048, 8192)

@@ -4,6 +4,7 @@ Every measurement follows a warm-up; compilation is timed apart; of several, the
 ends are kept. An instruction is a unit of wasmtime's fuel.
 """
 
+import re
 import resource
 import shlex
 import statistics
@@ -14,12 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from bench_workloads import Workload, workloads
 from lane_rates import Lanes, Plain, in_turn
 
 import wasmjax
 from wasmjax.batch.jobs import Job
 from wasmjax.batch.schedule import Progress
+from wasmjax.cli.trace import Ips
 from wasmjax.engine.lanes import LanesEngine, make_mesh
 
 Point = dict[str, Any]
@@ -27,10 +30,13 @@ Point = dict[str, Any]
 Result = dict[str, Any]
 
 PARTS = {
-    "one": ("native", "one lane", "external", "length"),
+    "one": ("native", "one lane", "external", "steps", "length"),
     "many": ("limits", "plain", "devices", "lanes"),
 }
 """Kinds of points that are measured in one process."""
+
+LIBRARY = re.compile("[a-z0-9]+: ")
+"""Begins the names of the runtime library's functions."""
 
 CHUNK = {"indexed": 8192, "hull": 512, "softmax": 8}
 """Steps per call on the device."""
@@ -69,6 +75,8 @@ class Suite:
                 yield _one_lane(name, engine, cache, None, fuse, most)
             for program in config.external:
                 yield {"kind": "external", "workload": name, "program": program}
+            for fuse in config.count_steps:
+                yield {"kind": "steps", "workload": name, "fuse": fuse}
         for engine, cache, dtype, name, most in config.yardsticks:
             yield _one_lane(name, engine, cache, dtype, True, most)
         for cache, tokens in config.lengths:
@@ -87,6 +95,7 @@ class Suite:
             "native": self._native,
             "one lane": self._one_lane,
             "external": self._external,
+            "steps": self._count_steps,
             "length": self._length,
             "plain": self._plain,
             "devices": self._devices,
@@ -160,6 +169,30 @@ class Suite:
         run = machine.start(module, ["program", *workload.args], **options)
         next(run.tokens(1, keep_all=True))
         return time.perf_counter() - begun
+
+    def _count_steps(self, point: Point) -> Result:
+        """Steps in the module's own functions, and in the runtime library's (division, floating
+        point, WASI), per instruction; nothing is timed."""
+        workload = self.workloads[point["workload"]]
+        machine = self._machine("packed", "indexed")
+        options = {"stdin": workload.stdin, "fuse": point["fuse"]}
+        module = wasmjax.load(workload.path)
+        run = machine.start(module, ["program", *workload.args], **options)
+        functions = run.instance.lowered.functions
+        entries = np.array([function.entry for function in functions])
+        library = np.array([LIBRARY.match(function.name) is not None for function in functions])
+        ips, own, total = Ips(run), 0, 0
+        for tokens in machine.trace(run):
+            of = np.searchsorted(entries, ips.of(tokens), side="right") - 1
+            own += int((~library[of]).sum())
+            total += len(tokens)
+        count = self.instructions(workload.name)
+        return {
+            "instructions": count,
+            "steps": total,
+            "own_steps": own,
+            "own_steps_per_instruction": own / count,
+        }
 
     def _length(self, point: Point) -> Result:
         """Seconds per step near a length of the trace; `bench_caches.py` looks closer."""

@@ -56,7 +56,7 @@ def _rate(result: Mapping[str, Any], unit: str) -> str:
 
 def tables(records: Sequence[Result]) -> str:
     """Markdown: one table per kind of point, and what failed."""
-    parts = [_workloads(records), _against_plain(records), _lanes(records)]
+    parts = [_workloads(records), _steps(records), _against_plain(records), _lanes(records)]
     parts += [_devices(records), _yardsticks(records), _lengths(records), _limits(records)]
     failed = [r for r in records if "error" in r and key(r["point"]) not in good(records)]
     parts += [f"{describe(r['point'])}: {r['error']}" for r in failed]
@@ -90,13 +90,23 @@ def _workloads(records: Sequence[Result]) -> str:
         return ""
     columns = ["workload", "instructions", "steps per instruction", "fused", "VM steps/s", "fused"]
     columns += ["instructions/s", "fused", "first token, warm", "peak MiB", "wasmtime"]
-    text = _table(columns, rows)
-    for label, found in (("unfused", plain), ("fused", fused)):
-        ratios = [r["steps_per_instruction"] for r in found.values() if "instructions" in r]
-        if ratios:
-            mean = math.exp(statistics.fmean(map(math.log, ratios)))
-            text += f"\n\nSteps per instruction, geometric mean, {label}: {mean:.2f}."
-    return text
+    return _table(columns, rows)
+
+
+def _steps(records: Sequence[Result]) -> str:
+    lines = []
+    for fuse, label in ((False, "unfused"), (True, "fused")):
+        found = [r["result"] for r in measured(records, kind="steps", fuse=fuse)]
+        if found:
+            means = [
+                math.exp(statistics.fmean(math.log(r[steps] / r["instructions"]) for r in found))
+                for steps in ("own_steps", "steps")
+            ]
+            lines.append(
+                f"Steps per instruction, {label}, geometric mean over {len(found)} workloads: "
+                f"{means[0]:.2f} outside library routines, {means[1]:.2f} with them."
+            )
+    return "\n".join(lines)
 
 
 def _by_name(records: Sequence[Result], fuse: bool) -> dict[str, Result]:

@@ -12,6 +12,7 @@ from bench_points import Suite
 CONFIG = {
     "platform": "cpu",
     "limits": False,
+    "count_steps": (),
     "yardsticks": (),
     "lengths": (),
     "against_plain": (),
@@ -119,19 +120,21 @@ def test_every_kind_of_point(tmp_path):
         native=False,
         one_lane=(),
         limits=True,
+        count_steps=(True,),
         lengths=(("indexed", 500),),
         against_plain=(2,),
     )
     made.workloads["fib"].args = ["12"]
     made.workloads["fib"].stdout = _printed(made.workloads["fib"])
     records = bench.run(made, tmp_path)
-    assert [r["point"]["kind"] for r in records] == ["limits", "length", "plain"]
+    assert [r["point"]["kind"] for r in records] == ["limits", "steps", "length", "plain"]
     assert not [r for r in records if "error" in r]
-    limits, length, plain = (r["result"] for r in records)
+    limits, steps, length, plain = (r["result"] for r in records)
     step = made._machine("packed", "indexed").lanes_engine().step
     assert limits["terms"] == step.plan.count_terms()
     assert limits["operations_per_step"] == 2 * (limits["terms"] + limits["neurons"])
     assert length["to"] >= length["from"] == 500
+    assert 0 < steps["own_steps"] < steps["steps"]  # its output is the library's
     # Fewer steps with fusion: as many instructions take fewer of them.
     per_step = {
         name: plain[f"{name}_instructions_per_s"] / plain[f"{name}_steps_per_s"]
