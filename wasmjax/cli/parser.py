@@ -16,6 +16,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _inspect(commands)
     _diff(commands)
     _explain(commands)
+    _explore(commands)
     _weights(commands)
     _check(commands)
     _specialize(commands)
@@ -131,6 +132,21 @@ def _explain(commands: argparse._SubParsersAction) -> None:
     explain.set_defaults(command=_later("explain", "explain"))
 
 
+def _explore(commands: argparse._SubParsersAction) -> None:
+    explore = _add(commands, "explore", "look into a run in a browser (docs/explore.md)")
+    explore.add_argument(
+        "--port", type=_port, metavar="N", help="default 8300, or a free one; only on 127.0.0.1"
+    )
+    explore.add_argument("--open", action="store_true", help="open the page in a browser")
+    explore.add_argument("--export", metavar="DIR", help="write files that need no server")
+    explore.add_argument(
+        "--export-mib", type=_positive, default=50, metavar="N", help="most mebibytes (default 50)"
+    )
+    explore.add_argument("--results", metavar="FILE", help="results of the learnability suite")
+    _program(explore, optional=True)
+    explore.set_defaults(command=_later("explore", "explore"))
+
+
 def _weights(commands: argparse._SubParsersAction) -> None:
     weights = _add(commands, "weights", "build, save and describe the machine's weights")
     weights.add_argument("file", nargs="?", metavar="FILE", help="describe a saved file")
@@ -187,6 +203,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError("must be in 0..65535")
     return value
 
 

@@ -1,0 +1,2 @@
+import type { Chapter } from "../app";
+export const memory: Chapter = { id: "memory", title: "Reading memory", lead: "", mount: () => ({}) };
