@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from wasmjax.circuit.weights import Names
 from wasmjax.explore.columns import pack
 from wasmjax.explore.heads import Explained, Explainer
 from wasmjax.explore.record import Tape
@@ -256,10 +257,6 @@ def model(machine: Machine, explainer: Explainer) -> dict[str, Any]:
     def entries(row: np.ndarray) -> list[list[float]]:
         return [[int(c), float(row[c])] for c in np.flatnonzero(row)]
 
-    coordinates: dict[int, list[str]] = {}
-    if names is not None:
-        for slot, name in names.coordinates:
-            coordinates.setdefault(slot, []).append(name)
     return {
         "shape": [layers, heads, width, neurons],
         "parameters": total,
@@ -274,7 +271,7 @@ def model(machine: Machine, explainer: Explainer) -> dict[str, Any]:
         "instructions": [*WASM.instructions],
         "traps": {code: trap_message(code) for code in range(1, len(isa.TRAPS))},
         "unsupportedBase": isa.UNSUPPORTED_BASE,
-        "coordinates": [coordinates.get(c, []) for c in range(width)],
+        "coordinates": _coordinates(names, layers, width),
         "position": entries(weights.position),
         "spaces": [
             {**dataclasses.asdict(space), "k1": None, "k2": None} for space in explainer.spaces
@@ -303,6 +300,27 @@ def model(machine: Machine, explainer: Explainer) -> dict[str, Any]:
             [entries(weights.w_out[layer, :, n]) for n in range(neurons)] for layer in range(layers)
         ],
     }
+
+
+def _coordinates(names: Names | None, layers: int, width: int) -> list[list[str]]:
+    """What each coordinate holds when layer 0, 1, ... reads it, and at the end, [D][L + 1].
+
+    The next of its names counts from the layer on that follows the one that cleared it.
+    """
+    if names is None:
+        return [[""] * (layers + 1)] * width
+    in_turn: list[list[str]] = [[] for _ in range(width)]
+    for slot, name in names.coordinates:
+        in_turn[slot].append(name)
+    cleared = [
+        {int(name.split()[1]) for _, name in layer if name.startswith("clear ")}
+        for layer in names.neurons
+    ]
+    out = []
+    for c, known in enumerate(in_turn):
+        turn = [sum(c in layer for layer in cleared[:stage]) for stage in range(layers + 1)]
+        out.append([known[k] if k < len(known) else "" for k in turn])
+    return out
 
 
 def as_json(record: Any) -> bytes:

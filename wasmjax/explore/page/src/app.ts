@@ -49,7 +49,25 @@ export class App {
     return this.model.heads.findIndex((head) => head.name === name);
   }
 
-  coordinate(c: number): string {
-    return this.model.coordinates[c]?.join(" / ") || `coordinate ${c}`;
+  /** What a coordinate holds when a layer reads it; `stage` is the number of layers at the end. */
+  coordinate(c: number, stage: number): string {
+    return this.model.coordinates[c]?.[stage] || `coordinate ${c}`;
+  }
+
+  /** What a head's value is made of: the names of the coordinates that W_V reads. */
+  reads(head: number, component: 0 | 1): string {
+    const { v, layer } = this.model.heads[head]!;
+    return v[component].map(([c]) => this.coordinate(c, layer)).join(" + ");
+  }
+
+  /** The values that a group of heads read, those that are not zero: [name, value]. */
+  readings(group: number, value: (head: number) => [number, number]): [string, number][] {
+    return this.model.heads.flatMap((head, k) => {
+      if (head.group !== group) return [];
+      const pair = value(k);
+      return ([0, 1] as const).flatMap((c): [string, number][] =>
+        head.v[c].length && pair[c] ? [[this.reads(k, c), pair[c]]] : [],
+      );
+    });
   }
 }

@@ -1,6 +1,23 @@
 /** Controls that everybody can operate: native inputs, labelled. */
 
-import { h, id } from "./dom";
+import { h, id, s } from "./dom";
+
+const ICONS = {
+  first: "M4 4v12M16 4 7 10l9 6z",
+  back: "M14 4 5 10l9 6z",
+  play: "M5 3v14l12-7z",
+  pause: "M5 4h3.5v12H5zM11.5 4H15v12h-3.5z",
+  on: "M6 4l9 6-9 6z",
+  last: "M16 4v12M4 4l9 6-9 6z",
+};
+
+function icon(name: keyof typeof ICONS): SVGElement {
+  return s(
+    "svg",
+    { viewBox: "0 0 20 20", width: 18, height: 18, "aria-hidden": "true", class: "icon" },
+    s("path", { d: ICONS[name] }),
+  );
+}
 
 export interface Slider {
   el: HTMLElement;
@@ -109,7 +126,7 @@ export function dropdown(options: {
 
 export function button(
   name: string,
-  text: string,
+  text: string | Node,
   label: string,
   press: () => void,
 ): HTMLButtonElement {
@@ -145,7 +162,7 @@ export function stepper(options: {
   const stop = () => {
     window.clearInterval(timer);
     timer = 0;
-    play.textContent = "▶";
+    play.replaceChildren(icon("play"));
     play.setAttribute("aria-label", "play");
     play.title = "play";
     play.setAttribute("aria-pressed", "false");
@@ -155,12 +172,12 @@ export function stepper(options: {
     const beat = Math.max(33, 1000 / pace);
     const jump = Math.max(1, Math.round((pace * beat) / 1000));
     timer = window.setInterval(() => (value >= last ? stop() : to(value + jump)), beat);
-    play.textContent = "❚❚";
+    play.replaceChildren(icon("pause"));
     play.setAttribute("aria-label", "pause");
     play.title = "pause";
     play.setAttribute("aria-pressed", "true");
   };
-  const play = button("play", "▶", "play", () => (timer ? stop() : start()));
+  const play = button("play", icon("play"), "play", () => (timer ? stop() : start()));
   play.setAttribute("aria-pressed", "false");
   const key = id("step");
   const field = h("input", {
@@ -186,11 +203,11 @@ export function stepper(options: {
   const buttons = h(
     "div",
     { class: "buttons", role: "group", "aria-label": "stepping" },
-    button("first", "⏮", "first step", () => to(0)),
-    button("back", "◀", "one step back", () => to(value - 1)),
+    button("first", icon("first"), "first step", () => to(0)),
+    button("back", icon("back"), "one step back", () => to(value - 1)),
     play,
-    button("on", "▶▏", "one step on", () => to(value + 1)),
-    button("last", "⏭", "last step", () => to(last)),
+    button("on", icon("on"), "one step on", () => to(value + 1)),
+    button("last", icon("last"), "last step", () => to(last)),
   );
   if (options.speeds) {
     const box = h(

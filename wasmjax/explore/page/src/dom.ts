@@ -108,6 +108,19 @@ export function character(byte: number): string {
   return byte >= 32 && byte < 127 ? String.fromCharCode(byte) : byte === 10 ? "⏎" : "·";
 }
 
+/** New children for an element; what had the focus keeps it, by its control and place. */
+export function refill(el: HTMLElement, ...children: (Node | string)[]): void {
+  const active = document.activeElement as HTMLElement | null;
+  const control = active && el.contains(active) ? active.dataset.control : undefined;
+  const same = () => [...el.querySelectorAll<HTMLElement>(`[data-control="${control}"]`)];
+  const key = active?.dataset.key;
+  const place = control ? same().indexOf(active!) : -1;
+  el.replaceChildren(...children);
+  if (place < 0) return;
+  const now = same();
+  (now.find((x) => key !== undefined && x.dataset.key === key) ?? now[Math.min(place, now.length - 1)])?.focus();
+}
+
 let count = 0;
 export function id(stemOfIt: string): string {
   return `${stemOfIt}-${++count}`;

@@ -24,6 +24,7 @@ export interface Model {
   instructions: string[];
   traps: Record<string, string>;
   unsupportedBase: number;
+  /** Per coordinate what it holds when each layer reads it, and at the end. */
   coordinates: string[][];
   position: Entry[];
   spaces: { name: string; scale: number; eps: number }[];

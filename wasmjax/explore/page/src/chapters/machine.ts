@@ -5,7 +5,7 @@ import type { App, Chapter, View } from "../app";
 import { choice, dropdown, stepper } from "../controls";
 import { Latest, type Table } from "../data";
 import { effect, moves } from "../describe";
-import { bits, character, Chart, fmt, h, num, type Svg, vec } from "../dom";
+import { bits, character, Chart, fmt, h, num, refill, type Svg, vec } from "../dom";
 import { stem } from "../model";
 import type { Code, Heads, Run, Token } from "../run";
 
@@ -284,13 +284,13 @@ class Machine implements View {
           h("span", { class: "num" }, ip),
           h(
             "button",
-            { type: "button", "data-control": "instruction", title: "its token", onclick: () => this.inspect(of) },
+            { type: "button", "data-control": "instruction", "data-key": ip, title: "its token", onclick: () => this.inspect(of) },
             note,
           ),
         ),
       );
     }
-    if (this.scene!.index === index) this.listing.replaceChildren(...lines);
+    if (this.scene!.index === index) refill(this.listing, ...lines);
   }
 
   private async drawState(): Promise<void> {
@@ -519,7 +519,7 @@ class Machine implements View {
       }
       body!.append(this.groupRow(g, heads));
     });
-    this.table.replaceChildren(...parts);
+    refill(this.table, ...parts);
     if (this.selected < 0) this.selected = app.model.groups.findIndex((x) => spaceClass(app, x.space) === "code");
     this.drawDetail();
   }
@@ -532,7 +532,7 @@ class Machine implements View {
     const name = stem(app.model.heads[first]!.name) + (mine.length > 1 ? ` ×${mine.length}` : "");
     const pick = h(
       "button",
-      { type: "button", "data-control": "head", "aria-pressed": String(g === this.selected), onclick: () => this.select(g) },
+      { type: "button", "data-control": "head", "data-key": g, "aria-pressed": String(g === this.selected), onclick: () => this.select(g) },
       h("i", { class: `dot ${spaceClass(app, group.space)}` }),
       name,
     );
@@ -547,7 +547,7 @@ class Machine implements View {
       h("td", {}, num(q1 / q2, "q")),
       h("td", { "data-answered": heads.answered(first) }, this.link(heads.answered(first))),
       h("td", {}, Number.isNaN(weight) ? h("abbr", { title: `beyond ${fmt(app.model.horizon)} tokens softmax in float64 is not exact; the caches read by address` }, "hard max") : num(weight)),
-      h("td", {}, vec(heads.value(first), "v")),
+      h("td", {}, ...readingChips(app.readings(g, heads.value), 3)),
     );
     return row;
   }
@@ -556,7 +556,6 @@ class Machine implements View {
     this.selected = g;
     this.drawHeads();
     this.band.redraw();
-    (this.table.querySelector(`[data-group="${g}"] button`) as HTMLElement | null)?.focus();
   }
 
   private drawDetail(): void {
@@ -570,7 +569,7 @@ class Machine implements View {
       h("tr", {}, h("th", { scope: "row" }, what),
         h("td", {}, ...entries.flatMap(([c, w], k) => [
           k ? " + " : "",
-          h("span", { class: "term", title: `coordinate ${c}` }, `${fmt(w)} × `, h("em", {}, app.coordinate(c)), " ", num(heads.residual(group.layer, c))),
+          h("span", { class: "term", title: `coordinate ${c}` }, `${fmt(w)} × `, h("em", {}, app.coordinate(c, group.layer)), " ", num(heads.residual(group.layer, c))),
         ])));
     const parts: HTMLElement[] = [h("h3", {}, `${stem(first.name)}: layer ${group.layer}, ${mine.length} head${mine.length > 1 ? "s" : ""}`)];
     if (group.space >= 0) {
@@ -588,9 +587,11 @@ class Machine implements View {
     } else {
       parts.push(h("p", {}, "W_Q is zero: every token weighs the same, so the head returns a mean. The feed-forward block multiplies it with the count of tokens: a sum."));
     }
+    const read = app.readings(this.selected, group.space < 0 ? heads.output : heads.value);
+    const all = mine.reduce((n, k) => n + app.model.heads[k]!.v.filter((row) => row.length).length, 0);
     parts.push(
-      h("div", { class: "values" },
-        ...mine.map((k) => h("span", { class: "read-value" }, h("small", {}, app.model.heads[k]!.name), " ", vec(group.space < 0 ? heads.output(k) : heads.value(k), "v")))),
+      h("p", {}, group.space < 0 ? "Means:" : `W_V of that token, not zero: ${read.length} of ${all} numbers`),
+      h("div", { class: "values" }, ...readingChips(read, Infinity)),
     );
     this.detail.replaceChildren(...parts);
     this.detail.dataset.group = String(this.selected);
@@ -760,6 +761,16 @@ export function fieldsOf(app: App, token: Token): [string, number][] {
 
 export function fieldChips(fields: [string, number][]): HTMLElement[] {
   return fields.map(([name, value]) => h("span", { class: "chip", "data-field": name, "data-value": value }, h("b", {}, name), ` ${fmt(value)}`));
+}
+
+/** What heads read, as chips; of many only the first ones. */
+function readingChips(readings: [string, number][], most: number): HTMLElement[] {
+  const out = readings
+    .slice(0, most)
+    .map(([name, value]) => h("span", { class: "chip" }, h("b", {}, name), " ", num(value, "v")));
+  if (readings.length > most) out.push(h("small", {}, `and ${readings.length - most} more`));
+  if (!readings.length) out.push(h("span", { class: "num" }, "0"));
+  return out;
 }
 
 /** print(3 + 5), asked of a tool and executed inside. */
