@@ -158,7 +158,7 @@ class Exploration:
         steps = self.record.steps
         width = max(1, -(-steps // OVERVIEW))
         count = -(-steps // width) if steps else 0
-        depth, low, high, out = (np.zeros(count, np.int32) for _ in range(4))
+        depth, low, high, out = (np.zeros(count, np.int64) for _ in range(4))
         low[:] = np.iinfo(np.int32).max
         for begin, step, size, generated in self.record.parts():
             if not generated:
@@ -168,12 +168,15 @@ class Exploration:
                 registers = self.state.registers(start - 1, stop - 1)
                 rows = self.record.rows(start, stop)
                 kind = self.state.column(rows, "kind")
-                at = (step + np.arange(start - begin, stop - begin)) // width
-                np.maximum.at(depth, at, registers.depth.astype(np.int32))
-                np.minimum.at(low, at, registers.ip.astype(np.int32))
-                np.maximum.at(high, at, registers.ip.astype(np.int32))
                 written = (kind == isa.KIND["out"]) | (kind == isa.KIND["err"])
-                np.add.at(out, at, written.astype(np.int32))
+                at = (step + np.arange(start - begin, stop - begin)) // width
+                first = np.flatnonzero(np.diff(at, prepend=-1))
+                at = at[first]
+                depth[at] = np.maximum(depth[at], np.maximum.reduceat(registers.depth, first))
+                low[at] = np.minimum(low[at], np.minimum.reduceat(registers.ip, first))
+                high[at] = np.maximum(high[at], np.maximum.reduceat(registers.ip, first))
+                out[at] += np.add.reduceat(written, first, dtype=np.int64)
+        depth, low, high, out = (x.astype(np.int32) for x in (depth, low, high, out))
         return pack(width=np.array([width], np.uint32), depth=depth, low=low, high=high, out=out)
 
     def heads(self, indices: np.ndarray) -> bytes:

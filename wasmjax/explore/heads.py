@@ -22,6 +22,11 @@ from wasmjax.model.symbolic import COUNT, ONE, Form, Symbolic
 _UNDERFLOW = 746.0
 """exp(-x) is 0 beyond, in float64."""
 
+_SPAN = 1024
+"""Tokens over which steps share a look at who wrote what before."""
+_TABLE = 1 << 20
+"""Most scores at a time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class KeySpace:
@@ -234,22 +239,33 @@ class Explainer:
         n = len(indices_S)
         answered, weight = np.zeros(n, np.int64), np.full(n, np.nan)
         others: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for s, (index, (q1, q2)) in enumerate(zip(indices_S, query_Sx2, strict=True)):
-            address, token = writes.until(int(index))
-            score = space.scale * (address * (2 * q1) - address * (q2 * address))
-            best = len(score) - 1 - int(np.argmax(score[::-1]))
-            best = int(np.flatnonzero(score == score[best])[np.argmax(token[score == score[best]])])
-            answered[s] = token[best]
-            if index >= self.horizon:
-                continue
-            recent = q2 * space.eps * (token - token[best])
-            behind = (score - score[best] + recent) * self.weights.softmax_scale
-            near = np.flatnonzero(behind > -_UNDERFLOW)
-            shares = np.exp(behind[near])
-            shares /= shares.sum()
-            weight[s] = shares[near == best][0]
-            if len(near) > 1:
-                others.append((s, token[near], shares))
+        for part in _near(indices_S):
+            first, last = int(indices_S[part[0]]), int(indices_S[part[-1]])
+            address_M, token_M = writes.latest(first)
+            new_address, new_token = writes.between(first + 1, last + 1)
+            address_M = np.concatenate([address_M, new_address])
+            token_M = np.concatenate([token_M, new_token])
+            size = max(1, _TABLE // max(1, len(address_M)))
+            for rows in np.split(part, range(size, len(part), size)):
+                there = token_M <= indices_S[rows, None]
+                q1, q2 = query_Sx2[rows, :1], query_Sx2[rows, 1:]
+                score = space.scale * (address_M * (2 * q1) - address_M * (q2 * address_M))
+                score[~there] = -np.inf
+                # Of equal scores the latest one, as in every cache; members are in order.
+                best = len(token_M) - 1 - np.argmax(score[:, ::-1], axis=1)
+                answered[rows] = token_M[best]
+                recent = q2 * space.eps * (token_M - token_M[best, None])
+                behind = score - np.take_along_axis(score, best[:, None], axis=1) + recent
+                behind *= self.weights.softmax_scale
+                near = behind > -_UNDERFLOW
+                exact = indices_S[rows] < self.horizon
+                weight[rows[exact]] = 1.0
+                for k in np.flatnonzero(exact & (near.sum(axis=1) > 1)):
+                    at = np.flatnonzero(near[k])
+                    shares = np.exp(behind[k, at] - behind[k, at].max())
+                    shares /= shares.sum()
+                    weight[rows[k]] = shares[at == best[k]][0]
+                    others.append((int(rows[k]), token_M[at], shares))
         own = self.own(answered)
         forms = self.symbolic.layers[group.layer]
         value = np.stack(
@@ -291,6 +307,17 @@ class Explainer:
         """Field -> position among the emitted ones."""
         emitted = [f for f, rows in enumerate(self.weights.unembedding) if rows is not None]
         return {f: n for n, f in enumerate(emitted)}
+
+
+def _near(indices_S: np.ndarray) -> list[np.ndarray]:
+    """Positions of ascending numbers, in runs that span no more than `_SPAN`."""
+    runs: list[list[int]] = []
+    for position in np.argsort(indices_S, kind="stable"):
+        if runs and indices_S[position] - indices_S[runs[-1][0]] < _SPAN:
+            runs[-1].append(int(position))
+        else:
+            runs.append([int(position)])
+    return [np.array(run) for run in runs]
 
 
 def _frozen(*forms: Form) -> tuple:

@@ -58,13 +58,13 @@ class State:
 
     def registers(self, start: int, stop: int) -> Registers:
         """After each of the tokens start..stop."""
-        rows = self.record.rows(start, stop).astype(np.int64)
-        sums = self.record.sums_before(start) + np.cumsum(rows, axis=0)
-        sp, fp, depth = (sums[:, self._at[name]] for name in ("sp", "fp", "depth"))
-        ip = sum(
-            sums[:, self._at[f"ip{k}"]] * WASM.digit**k for k in range(WASM.ip_digits)
-        ) + np.zeros(len(rows), np.int64)
-        return Registers(ip, sp, fp, depth)
+        names = [*(f"ip{k}" for k in range(WASM.ip_digits)), "sp", "fp", "depth"]
+        at = [self._at[name] for name in names]
+        rows = self.record.rows(start, stop)[:, at]
+        sums = self.record.sums_before(start)[at] + np.cumsum(rows, axis=0, dtype=np.int64)
+        weights = WASM.digit ** np.arange(WASM.ip_digits)
+        ip = sums[:, : WASM.ip_digits] @ weights
+        return Registers(ip, *sums[:, WASM.ip_digits :].T)
 
     def slots(self, index: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Values (uint64) of slots and the tokens that wrote them; -1: none."""

@@ -112,6 +112,7 @@ class Tour:
             "lookups": self.lookups,
             "scenes": self.scenes,
             "tokens": self.tokens,
+            "fans": self.fans,
         }
 
     def head(self, name: str) -> int:
@@ -236,6 +237,19 @@ class Tour:
                 "reader": code,
             },
         ]
+
+    @functools.cached_property
+    def fans(self) -> dict[str, dict[str, list]]:
+        """Chapter 5: queries of a head in every step, and the different keys that answered."""
+        record = self.run.record
+        steps = np.arange(record.index_of(0) - 1, record.index_of(self.moments["end"]))
+        found = self.run.explainer.explain(steps)
+        out = {}
+        for name in ("fetch[0]", "operand a[0]", "memory bank 0[0]"):
+            number = self.head(name)
+            keys = np.unique(found.key[:, number], axis=0)
+            out[name] = {"queries": found.query[:, number].tolist(), "keys": keys.tolist()}
+        return out
 
     def indices(self) -> np.ndarray:
         """Tokens whose heads the chapters show, ascending."""

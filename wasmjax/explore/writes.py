@@ -65,6 +65,28 @@ class Writes:
             np.concatenate([self._all[1, :end], token]),
         )
 
+    def latest(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """`until`, without what was overwritten if that may be left out; in the order of tokens."""
+        address, token = self.until(index)
+        if not self._unique:
+            return address, token
+        address, token = last_of_each(address, token)
+        order = np.argsort(token, kind="stable")
+        return address[order], token[order]
+
+    def between(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """All members among tokens start..stop: addresses and tokens."""
+        found = []
+        while start < stop:
+            end = min(stop, (start // BLOCK + 1) * BLOCK)
+            address, token = self._within(start // BLOCK * BLOCK, end)
+            first = int(np.searchsorted(token, start))
+            found.append((address[first:], token[first:]))
+            start = end
+        none = np.zeros(0, np.int64)
+        addresses, tokens = zip(*found, (none, none), strict=True)
+        return np.concatenate(addresses), np.concatenate(tokens)
+
     def last(self, addresses_N: np.ndarray, index: int) -> np.ndarray:
         """The token up to `index` that wrote each address last, int64 [N]; -1: none."""
         out = np.full(len(addresses_N), -1, np.int64)

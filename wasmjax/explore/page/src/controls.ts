@@ -3,12 +3,12 @@
 import { h, id, s } from "./dom";
 
 const ICONS = {
-  first: "M4 4v12M16 4 7 10l9 6z",
-  back: "M14 4 5 10l9 6z",
+  first: "M17 4 10.5 10 17 16zM10 4 3.500 10 10 16z",
+  back: "M15.5 4 7 10l8.5 6zM4 4h2v12H4z",
   play: "M5 3v14l12-7z",
   pause: "M5 4h3.5v12H5zM11.5 4H15v12h-3.5z",
-  on: "M6 4l9 6-9 6z",
-  last: "M16 4v12M4 4l9 6-9 6z",
+  on: "M4.5 4 13 10l-8.5 6zM14 4h2v12h-2z",
+  last: "M3 4l6.5 6L3 16zM10 4l6.5 6L10 16z",
 };
 
 function icon(name: keyof typeof ICONS): SVGElement {

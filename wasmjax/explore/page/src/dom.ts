@@ -91,6 +91,18 @@ export function num(x: number | bigint, kind = ""): HTMLSpanElement {
   return h("span", { class: `num ${kind}`, "data-value": String(x), title: String(x) }, fmt(x));
 }
 
+/** W with its index. */
+export function matrix(name: string): HTMLSpanElement {
+  return h("span", { class: "matrix-name" }, "W", h("sub", {}, name));
+}
+
+/** A number with all the digits that tell it from its neighbours. */
+export function exact(x: number, kind = ""): HTMLSpanElement {
+  const el = num(x, kind);
+  el.textContent = Number.isInteger(x) ? fmt(x) : String(Number(x.toPrecision(12))).replace("-", "−");
+  return el;
+}
+
 /** A vector of two numbers. */
 export function vec(pair: readonly [number, number], kind = ""): HTMLSpanElement {
   return h("span", { class: `vec ${kind}` }, "(", num(pair[0]), ", ", num(pair[1]), ")");

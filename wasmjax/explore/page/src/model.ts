@@ -58,6 +58,8 @@ export interface TourData {
   moments: Record<string, number>;
   lookups: Lookup[];
   scenes: Scene[];
+  /** Per head its queries in all steps, and the keys that answered. */
+  fans: Record<string, { queries: [number, number][]; keys: [number, number][] }>;
   tokens: { title: string; index: number; head: number; reader: number }[];
 }
 

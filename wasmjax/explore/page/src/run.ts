@@ -200,6 +200,17 @@ export class Run {
     return tokenAt(table, index % this.page, index);
   }
 
+  /** Where a token up to this one last wrote to memory, as far as its page tells; else 0. */
+  lastStore(index: number): number {
+    const page = Math.floor(index / this.page);
+    const table = this.ready.get(page);
+    for (let row = index % this.page; table && row >= 0; row--) {
+      const kind = table.kind![row]!;
+      if (kind >= 2 && kind <= 5 && this.stepOf(page * this.page + row) >= 0) return table.address![row]!;
+    }
+    return 0;
+  }
+
   /** Every field of a token that was fed; null for a generated one. */
   async fed(index: number): Promise<Int16Array | null> {
     if (this.stepOf(index) >= 0) return null;

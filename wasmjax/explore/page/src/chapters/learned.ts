@@ -4,7 +4,7 @@ import { axisBottom, axisLeft } from "d3-axis";
 import { scaleLinear } from "d3-scale";
 import type { App, Chapter } from "../app";
 import { dropdown } from "../controls";
-import { Chart, fmt, h, num } from "../dom";
+import { Chart, fmt, h, matrix, num } from "../dom";
 import { type HeadMatrices, stem } from "../model";
 
 interface Side {
@@ -18,20 +18,13 @@ interface Side {
 const HEADS = ["fetch[0]", "operand a[0]", "memory bank 0[0]"];
 
 /** W_Q of a head as far as it is not zero, and the queries of the tour. */
-async function engineered(app: App, name: string): Promise<Side> {
+function engineered(app: App, name: string): Side {
   const k = app.head(name);
   const head = app.model.heads[k]!;
   const used = [...new Set(head.q.flat().map(([c]) => c))].sort((a, b) => a - b);
   const row = (entries: [number, number][]) => used.map((c) => entries.find(([x]) => x === c)?.[1] ?? 0);
-  const queries: [number, number][] = [];
-  const keys = new Map<string, [number, number]>();
-  for (let step = 0; step < app.tour.steps; step++) {
-    const found = await app.tour.heads(app.tour.indexOf(step) - 1);
-    if (!found) continue;
-    queries.push(found.query(k));
-    keys.set(found.key(k).join(), found.key(k));
-  }
-  return { columns: used.map((c) => app.coordinate(c, head.layer)), w_q: head.q.map(row), queries, keys: [...keys.values()] };
+  const fan = app.data.fans[name] ?? { queries: [], keys: [] };
+  return { columns: used.map((c) => app.coordinate(c, head.layer)), w_q: head.q.map(row), ...fan };
 }
 
 function fromResults(m: HeadMatrices | undefined): Side | null {
@@ -70,7 +63,7 @@ function panel(title: string, side: Side | null, missing: string): HTMLElement {
     return el;
   };
   return h("section", { class: "panel" }, h("h3", {}, title),
-    h("div", { class: "scroll" }, h("table", { class: "matrix" }, h("caption", {}, "W_Q"),
+    h("div", { class: "scroll" }, h("table", { class: "matrix" }, h("caption", {}, matrix("Q")),
       side.columns.length ? h("thead", {}, h("tr", {}, h("th", {}, ""), ...side.columns.map((c) => h("th", { scope: "col" }, c)))) : null,
       h("tbody", {}, ...side.w_q.map((row, k) => h("tr", {}, h("th", { scope: "row" }, `q${k ? "₂" : "₁"}`), ...row.map(cell)))))),
     vectors.el,
@@ -82,13 +75,10 @@ function mount(app: App, root: HTMLElement) {
   const options = [...tasks.map((t) => `task ${t} of the learnability suite`), ...HEADS.map((n) => `${stem(n)} of the machine`)];
   const two = h("div", { class: "two" });
   const angle = h("p", { class: "readout", "aria-live": "polite" });
-  let wanted = 0;
-  const show = async (k: number) => {
-    wanted = k;
+  const show = (k: number) => {
     const task = tasks[k];
     const given = task ? app.results?.heads?.[task] : undefined;
-    const built = fromResults(given?.constructed) ?? (await engineered(app, HEADS[Math.max(0, k - tasks.length)]!));
-    if (wanted !== k) return;
+    const built = fromResults(given?.constructed) ?? engineered(app, HEADS[Math.max(0, k - tasks.length)]!);
     const learned = fromResults(given?.learned);
     two.replaceChildren(
       panel("as constructed", built, ""),
@@ -102,11 +92,11 @@ function mount(app: App, root: HTMLElement) {
   };
   root.append(
     h("p", {}, "The weights of this machine were written down, not trained. That makes them a yardstick: would gradient descent find them? What matters of a query is its direction alone, so a trained head may differ by a scale, and by any change of basis that its keys share, and still read the same tokens."),
-    h("div", { class: "controls" }, dropdown({ name: "head", label: "head", options, value: 0, change: (k) => void show(k) }).el),
+    h("div", { class: "controls" }, dropdown({ name: "head", label: "head", options, value: 0, change: show }).el),
     two, angle,
     h("p", {}, "On the left, all queries of the tour’s steps: points on the line q₂ = 1, one for each address that was asked for. A learned head that has understood addressing shows the same fan of rays."),
   );
-  void show(0);
+  show(0);
   return {};
 }
 

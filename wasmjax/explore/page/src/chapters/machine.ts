@@ -5,7 +5,7 @@ import type { App, Chapter, View } from "../app";
 import { choice, dropdown, stepper } from "../controls";
 import { Latest, type Table } from "../data";
 import { effect, moves } from "../describe";
-import { bits, character, Chart, fmt, h, num, refill, type Svg, vec } from "../dom";
+import { bits, character, Chart, fmt, h, matrix, num, refill, type Svg, vec } from "../dom";
 import { stem } from "../model";
 import type { Code, Heads, Run, Token } from "../run";
 
@@ -132,16 +132,23 @@ class Machine implements View {
         h(
           "div",
           { class: "panels" },
-          h("section", { class: "panel code" }, h("h2", {}, "Program"), this.listing),
-          h("section", { class: "panel state" }, h("h2", {}, "Stack and locals"), this.registers, this.frame),
           h(
-            "section",
-            { class: "panel" },
-            h("h2", {}, "Memory"),
-            h("div", { class: "memory-bar" }, h("label", {}, "at ", this.address), h("label", {}, follow, " follow")),
-            this.memory,
-            h("h2", {}, "Output so far"),
-            this.output,
+            "div",
+            {},
+            h("section", { class: "panel code" }, h("h2", {}, "Program"), this.listing),
+            h("section", { class: "panel" }, h("h2", {}, "Output so far"), this.output),
+          ),
+          h(
+            "div",
+            {},
+            h("section", { class: "panel state" }, h("h2", {}, "Stack and locals"), this.registers, this.frame),
+            h(
+              "section",
+              { class: "panel" },
+              h("h2", {}, "Memory"),
+              h("div", { class: "memory-bar" }, h("label", {}, "at ", this.address), h("label", {}, follow, " follow")),
+              this.memory,
+            ),
           ),
         ),
         h("section", { class: "panel" }, h("h2", {}, "The token that this step emits"), this.emitted, this.inspector),
@@ -184,11 +191,10 @@ class Machine implements View {
   }
 
   grown(): void {
-    const first = !this.run.steps;
     this.bar.grown(Math.max(0, this.run.steps - 1));
     this.tell();
     this.slow.run(() => this.loadOverview());
-    if (first || !this.scene) this.refresh();
+    if (!this.scene || this.scene.step !== this.at) this.refresh();
   }
 
   leave(): void {
@@ -354,7 +360,7 @@ class Machine implements View {
       from = this.loads(heads);
       width = load[1] ? Number(load[1]) / 8 : code.op.startsWith("i64") || code.op.startsWith("f64") ? 8 : 4;
     }
-    if (this.followMemory && from >= 0) this.memoryAt = from;
+    if (this.followMemory) this.memoryAt = from >= 0 ? from : run.lastStore(index);
     await this.drawMemory(index, from, width, size ? token : null);
     await this.drawOutput(index, token);
   }
@@ -510,16 +516,16 @@ class Machine implements View {
       if (this.filter === 0 ? !named : this.filter > 1 && group.layer !== this.filter - 2) return;
       if (group.layer !== layer) {
         layer = group.layer;
-        body = h("tbody", {});
-        parts.push(
-          h("table", {}, h("caption", {}, `layer ${layer}`),
-            h("thead", {}, h("tr", {}, ...["head", "asks", "answered by", "weight", "reads"].map((x) => h("th", { scope: "col" }, x)))),
-            body),
-        );
+        body = h("tbody", {}, h("tr", { class: "layer" }, h("th", { scope: "rowgroup", colspan: 5 }, `layer ${layer}`)));
+        parts.push(body);
       }
       body!.append(this.groupRow(g, heads));
     });
-    refill(this.table, ...parts);
+    refill(
+      this.table,
+      h("table", {}, h("caption", { class: "visually-hidden" }, "heads of this step"),
+        h("thead", {}, h("tr", {}, ...["head", "asks", "answer", "weight", "reads"].map((x) => h("th", { scope: "col" }, x)))), ...parts),
+    );
     if (this.selected < 0) this.selected = app.model.groups.findIndex((x) => spaceClass(app, x.space) === "code");
     this.drawDetail();
   }
@@ -574,7 +580,7 @@ class Machine implements View {
     const parts: HTMLElement[] = [h("h3", {}, `${stem(first.name)}: layer ${group.layer}, ${mine.length} head${mine.length > 1 ? "s" : ""}`)];
     if (group.space >= 0) {
       parts.push(
-        h("p", {}, "reads ", h("b", {}, spaceName(app, group.space)), ". Its query is W_Q times the residual stream:"),
+        h("p", {}, "reads ", h("b", {}, spaceName(app, group.space)), ". Its query is ", matrix("Q"), " times the residual stream:"),
         h("table", { class: "products" }, h("tbody", {}, product(first.q[0], "q₁ ="), product(first.q[1], "q₂ ="))),
         h("p", {}, "q = ", vec(heads.query(mine[0]!), "q"), ", the key that answered k = ", vec(heads.key(mine[0]!), "k"), "."),
       );
@@ -585,12 +591,12 @@ class Machine implements View {
       });
       parts.push(line);
     } else {
-      parts.push(h("p", {}, "W_Q is zero: every token weighs the same, so the head returns a mean. The feed-forward block multiplies it with the count of tokens: a sum."));
+      parts.push(h("p", {}, matrix("Q"), " is zero: every token weighs the same, so the head returns a mean. The feed-forward block multiplies it with the count of tokens: a sum."));
     }
     const read = app.readings(this.selected, group.space < 0 ? heads.output : heads.value);
     const all = mine.reduce((n, k) => n + app.model.heads[k]!.v.filter((row) => row.length).length, 0);
     parts.push(
-      h("p", {}, group.space < 0 ? "Means:" : `W_V of that token, not zero: ${read.length} of ${all} numbers`),
+      h("p", {}, ...(group.space < 0 ? ["Means:"] : [matrix("V"), ` of that token, not zero: ${read.length} of ${all} numbers`])),
       h("div", { class: "values" }, ...readingChips(read, Infinity)),
     );
     this.detail.replaceChildren(...parts);

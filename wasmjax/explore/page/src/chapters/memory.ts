@@ -52,6 +52,12 @@ function mount(app: App, root: HTMLElement) {
   /** A head that reads the array. */
   const reader = (which: number) => app.model.heads.findIndex((head) => app.model.groups[head.group]!.space === which);
 
+  /** What a cell shows: a slot's whole value, which its heads read byte by byte, or what is read. */
+  const content = (m: Member): string => {
+    const token = space === stack ? app.tour.peek(m.token) : null;
+    return token ? bits(token.value) : fmt(m.value[0]);
+  };
+
   const draw = () => latest.run(async () => {
     const index = app.tour.indexOf(at) - 1;
     const all = await members(space, index);
@@ -76,7 +82,7 @@ function mount(app: App, root: HTMLElement) {
         space = k;
         own = true;
         draw();
-      } }, h("i", { class: `dot ${spaceClass(app, k)}` }), spaceName(app, k) || x.name, h("small", {}, ` ${readers} heads`));
+      } }, h("i", { class: `dot ${spaceClass(app, k)}` }), spaceName(app, k) || x.name, h("small", {}, ` ${readers} head${readers > 1 ? "s" : ""}`));
     }));
 
     const scored = shown.map((m) => ({ ...m, score: asked * m.key[0] + m.key[1] }));
@@ -94,7 +100,7 @@ function mount(app: App, root: HTMLElement) {
           asked = m.address;
           draw();
         },
-      }, h("small", {}, m.address < 0 ? "bos" : fmt(m.address)), h("span", {}, space === stack ? short(m) : fmt(m.value[0])))),
+      }, h("small", {}, m.address < 0 ? "bos" : fmt(m.address)), h("span", {}, content(m)))),
       first + 30 < scored.length ? h("span", { class: "more" }, `${scored.length - first - 30} more`) : "",
     );
     const chips = questions.slice(0, 6).map((x) =>
@@ -163,11 +169,6 @@ function mount(app: App, root: HTMLElement) {
     },
     leave: () => bar.stop(),
   };
-}
-
-/** A slot's two lowest bytes, as its first head reads them. */
-function short(m: Member): string {
-  return bits(BigInt(Math.round(m.value[0] + 256 * m.value[1])));
 }
 
 function meter(share: number, hot: boolean): HTMLElement {

@@ -25,12 +25,12 @@ function mount(app: App, root: HTMLElement) {
   };
   const visited = (): Set<number> => new Set(scene().visits[Math.round((target - low()) * scene().unit)] ?? []);
   const asked = () => scene().query[0] / scene().query[1];
-  /** What is drawn: all of a small space, the neighbourhood of the query in a large one. */
-  const view = (): [number, number] => {
-    const span = high() - low();
-    if (span <= 64) return [low(), high()];
-    const middle = Math.max(low() + 32, Math.min(high() - 32, target));
-    return [middle - 32, middle + 32];
+  /** What is drawn: all of a space, if there is room, or the neighbourhood of the query. */
+  const view = (width: number): [number, number] => {
+    const most = Math.max(48, width / 3);
+    if (high() - low() <= most) return [low(), high()];
+    const middle = Math.max(low() + most / 2, Math.min(high() - most / 2, target));
+    return [middle - most / 2, middle + most / 2];
   };
 
   const drag = (svg: Svg, x: { invert(v: number): number }) => {
@@ -44,7 +44,7 @@ function mount(app: App, root: HTMLElement) {
   const curve = new Chart("Keys on the parabola and the line of equal scores that touches it at the winner", (svg, width) => {
     const height = Math.min(340, Math.max(240, width * 0.5));
     const [left, right, top, bottom] = [16, 16, 34, 40];
-    const [from, to] = view();
+    const [from, to] = view(width);
     const x = scaleLinear([2 * from, 2 * to], [left, width - right]);
     const deepest = Math.max(from * from, to * to, 4);
     const y = scaleLinear([-deepest * 1.04, deepest * 0.14], [height - bottom, top]);
@@ -63,10 +63,10 @@ function mount(app: App, root: HTMLElement) {
     scene().address.forEach((j, k) => {
       if (j < from || j > to) return;
       const [k1, k2] = scene().key[k]!;
-      svg.append("circle").attr("class", `key ${k === best ? "win" : seen.has(k) ? "seen" : ""}`).attr("cx", x(k1)).attr("cy", y(k2)).attr("r", k === best ? 7.5 : 4.2);
+      svg.append("circle").attr("class", `key ${k === best ? "win" : seen.has(k) ? "seen" : ""}`).attr("cx", x(k1)).attr("cy", y(k2)).attr("r", k === best ? 7.5 : to - from > 100 ? 2.6 : 4.2);
     });
     const [wx, wy] = [x(2 * scene().address[best]!), y(-(scene().address[best]! ** 2))];
-    svg.append("text").attr("class", "label").attr("x", Math.max(60, Math.min(width - 70, wx))).attr("y", Math.max(top + 2, wy - 14)).attr("text-anchor", "middle").text(`address ${fmt(scene().address[best]!)}`);
+    svg.append("text").attr("class", "label").attr("x", Math.max(60, Math.min(width - 70, wx))).attr("y", Math.min(height - bottom - 6, wy + 24)).attr("text-anchor", "middle").text(`address ${fmt(scene().address[best]!)}`);
     drag(svg, { invert: (v) => x.invert(v) / 2 });
     return height;
   });
@@ -74,7 +74,7 @@ function mount(app: App, root: HTMLElement) {
   const scores = new Chart("Scores of all keys for the target", (svg, width) => {
     const height = 250;
     const [left, right, top, bottom] = [16, 16, 34, 40];
-    const [from, to] = view();
+    const [from, to] = view(width);
     const x = scaleLinear([from, to], [left, width - right]);
     const best = winner(target);
     const most = score(best, target);
@@ -89,7 +89,7 @@ function mount(app: App, root: HTMLElement) {
     const seen = visited();
     scene().address.forEach((j, k) => {
       if (j < from || j > to) return;
-      svg.append("circle").attr("class", `key ${k === best ? "win" : seen.has(k) ? "seen" : ""}`).attr("cx", x(j)).attr("cy", y(score(k, target))).attr("r", k === best ? 7.5 : 4.2);
+      svg.append("circle").attr("class", `key ${k === best ? "win" : seen.has(k) ? "seen" : ""}`).attr("cx", x(j)).attr("cy", y(score(k, target))).attr("r", k === best ? 7.5 : to - from > 100 ? 2.6 : 4.2);
     });
     const real = asked();
     if (real >= from && real <= to) svg.append("path").attr("class", "asked").attr("d", `M ${x(real)} ${height - bottom} l -6 10 h 12 z`);
@@ -160,7 +160,7 @@ function mount(app: App, root: HTMLElement) {
     h("figure", {},
       h("div", { class: "controls" }, dropdown({ name: "scene", label: "keys of the tour", options: app.data.scenes.map((x) => x.title), value: 0, change: pick }).el),
       curve.el,
-      h("figcaption", {}, "The keys, and the line of all points that score as high as the winner. Every other key is below it: the line rolls along the parabola as the target moves.")),
+      h("figcaption", {}, "The keys, and the line of all points that score as high as the winner. Every other key is below it. All keys are corners of their convex hull, and the line rolls around it as the target moves.")),
     h("figure", {}, scores.el, holder, readout,
       h("figcaption", {}, "Drag in a chart, or use the slider. For a given target the scores are a parabola upside down, with its top at the target. The small mark on the axis is what the head really asked in that step.")),
     h("h2", {}, "Logarithmic instead of linear"),

@@ -3,7 +3,7 @@
 import type { App, Chapter } from "../app";
 import { button, dropdown } from "../controls";
 import { effect } from "../describe";
-import { Chart, fmt, h, num, vec } from "../dom";
+import { Chart, fmt, h, matrix, num, vec } from "../dom";
 import { type Entry, stem } from "../model";
 import type { Heads } from "../run";
 import { fieldChips, fieldsOf } from "./machine";
@@ -24,11 +24,13 @@ function mount(app: App, root: HTMLElement) {
   const journey = h("div", { class: "journey" });
   const story = h("p", { class: "readout" });
 
+  const scale = (w: number) => {
+    const left = w < 560 ? 44 : 122;
+    return { left, cell: (w - left - 4) / width, row: w < 560 ? 18 : 24 };
+  };
   const strip = new Chart("The residual stream after the embedding and after every layer", (svg, w) => {
     if (!heads) return 40;
-    const left = w < 560 ? 46 : 92;
-    const cell = (w - left - 4) / width;
-    const row = w < 560 ? 18 : 24;
+    const { left, cell, row } = scale(w);
     const top = 22;
     const names = ["embedding", ...Array.from({ length: layers }, (_, k) => `layer ${k}`)];
     const read = new Set([...app.model.heads[head]!.v.flat(), ...app.model.heads[head]!.k.flat(), ...app.model.heads[head]!.q.flat()].map(([c]) => c));
@@ -72,9 +74,7 @@ function mount(app: App, root: HTMLElement) {
     stage = k;
     const pick = strip.el.querySelector(".pick");
     const w = strip.el.querySelector("svg")!.clientWidth;
-    const left = w < 560 ? 46 : 92;
-    const cell = (w - left - 4) / width;
-    const row = w < 560 ? 18 : 24;
+    const { left, cell, row } = scale(w);
     pick?.setAttribute("x", String(left + c * cell - 1.5));
     pick?.setAttribute("y", String(22 + row * k - 1.5));
     about.replaceChildren(
@@ -83,11 +83,11 @@ function mount(app: App, root: HTMLElement) {
     about.dataset.coordinate = String(c);
   }
 
-  const product = (title: string, kind: string, matrix: string, rows: [Entry[], Entry[]], meaning: string) => {
+  const product = (title: string, kind: string, name: string, rows: [Entry[], Entry[]], meaning: string) => {
     const layer = app.model.heads[head]!.layer;
     const sums = rows.map((entries) => entries.reduce((sum, [c, w]) => sum + w * heads!.residual(layer, c), 0)) as [number, number];
     return h("section", { class: `panel projection ${kind}` },
-      h("h3", {}, h("span", { class: kind }, title), ` = ${matrix} x`),
+      h("h3", {}, h("span", { class: kind }, title), " = ", matrix(name), " x"),
       h("p", {}, meaning),
       ...rows.map((entries, r) =>
         h("div", { class: "row" }, h("small", {}, `row ${r + 1}`),
@@ -103,9 +103,9 @@ function mount(app: App, root: HTMLElement) {
     const info = app.model.heads[head]!;
     strip.redraw();
     three.replaceChildren(
-      product("q", "q", "W_Q", info.q, "The question: which address this token asks for."),
-      product("k", "k", "W_K", info.k, "The label: where this token can be found. q·k is one number, a score; nothing else of it is used."),
-      product("v", "v", "W_V", info.v, "The content: what is handed over if this token wins. The score chooses, the value is read."),
+      product("q", "q", "Q", info.q, "The question: which address this token asks for."),
+      product("k", "k", "K", info.k, "The label: where this token can be found. q·k is one number, a score; nothing else of it is used."),
+      product("v", "v", "V", info.v, "The content: what is handed over if this token wins. The score chooses, the value is read."),
     );
     drawJourney();
   };
@@ -134,7 +134,7 @@ function mount(app: App, root: HTMLElement) {
           h("small", {}, writers.get(k)?.join(", ") ?? (k && value ? "carried along" : " "))),
         h("span", { class: "to", "aria-hidden": "true" }, "→"));
     }
-    boxes.push(h("div", { class: "stop final" }, h("small", {}, `W_V, layer ${info.layer}`), h("span", { class: "big v" }, fmt(entry[1] * heads.residual(info.layer, c))), h("small", {}, stem(info.name))));
+    boxes.push(h("div", { class: "stop final" }, h("small", {}, matrix("V"), `, layer ${info.layer}`), h("span", { class: "big v" }, fmt(entry[1] * heads.residual(info.layer, c))), h("small", {}, stem(info.name))));
     journey.replaceChildren(...boxes);
     void tell(c);
   }
@@ -193,9 +193,9 @@ function mount(app: App, root: HTMLElement) {
     h("p", {}, "A head multiplies that vector with three matrices of two rows each. All their non-zero entries, times what the stream holds there:"),
     h("figure", {}, three),
     h("h2", {}, "A value on its way"),
-    h("p", {}, "When 42 is stored, the embedding of the token puts its byte into the stream, and a neuron of layer 0 copies it to the coordinate of the memory bank it belongs to. Two layers later that number is still there, untouched: the residual stream has carried it to W_V, which reads it with weight 1."),
+    h("p", {}, "When 42 is stored, the embedding puts the byte into the stream and a neuron of layer 0 loads it into the coordinate of the memory bank that it belongs to. Two layers on the number is still there, untouched: the residual stream has carried it to the ", matrix("V"), " of layer 3, which reads it with weight 1. (Choose another token above, and the boxes follow the first number that it hands over.)"),
     h("figure", {}, journey, story,
-      h("figcaption", {}, "In this machine W_V reads only what the token itself says or its first layers make of it, so that what was written can be cached once and for all. What a head has loaded goes on through the same stream to later queries and neurons, and into the next token.")),
+      h("figcaption", {}, "In this machine ", matrix("V"), " reads only what the token itself says or its first layers make of it, so that what was written can be cached once and for all. What a head has loaded goes on through the same stream to later queries and neurons, and into the next token.")),
     h("div", { class: "controls" }, button("step-there", "Open that step in the whole machine", "open the step in the whole machine", () => {
       app.shown = "tour";
       app.go("whole-machine", app.tour.stepOf(app.data.tokens[which]!.reader + 1));

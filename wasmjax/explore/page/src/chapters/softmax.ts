@@ -6,7 +6,7 @@ import { line } from "d3-shape";
 import type { App, Chapter } from "../app";
 import { dropdown, slider } from "../controls";
 import { effect } from "../describe";
-import { Chart, fmt, h, num, type Svg, vec } from "../dom";
+import { Chart, exact, fmt, h, num, type Svg, vec } from "../dom";
 import type { Lookup } from "../model";
 
 const LEAST = -8;
@@ -76,24 +76,24 @@ function mount(app: App, root: HTMLElement) {
 
   const bars = new Chart("The five scores as weights", (svg, width) => drawBars(svg, width));
   function drawBars(svg: Svg, width: number): number {
-    const height = 220;
+    const height = 262;
     const found = weights(scores(), 2 ** power);
     const best = winner();
     const step = width / 5;
-    const y = scaleLinear([0, 1], [0, 104]);
+    const y = scaleLinear([0, 1], [0, 146]);
     found.forEach((w, k) => {
       const cx = step * (k + 0.5);
       const hot = k === best;
       const size = Math.min(74, step * 0.62);
-      svg.append("rect").attr("x", cx - size / 2).attr("y", 30).attr("width", size).attr("height", 104).attr("rx", 5).attr("fill", "var(--sunk)");
-      svg.append("rect").attr("class", "bar").attr("x", cx - size / 2).attr("y", 134 - y(w)).attr("width", size).attr("height", y(w)).attr("rx", 5)
+      svg.append("rect").attr("x", cx - size / 2).attr("y", 30).attr("width", size).attr("height", 146).attr("rx", 5).attr("fill", "var(--sunk)");
+      svg.append("rect").attr("class", "bar").attr("x", cx - size / 2).attr("y", 176 - y(w)).attr("width", size).attr("height", y(w)).attr("rx", 5)
         .attr("fill", hot ? "var(--hot)" : INKS[k]!);
       svg.append("text").attr("class", "number weight").attr("data-value", w).attr("x", cx).attr("y", 22).attr("text-anchor", "middle")
         .attr("font-weight", hot ? 700 : 400).text(w === 1 ? "100%" : w === 0 ? "0" : w > 0.99 ? `${(100 * w).toFixed(4)}%` : w < 1e-4 ? w.toExponential(1) : `${(100 * w).toFixed(2)}%`);
-      svg.append("text").attr("x", cx).attr("y", 154).attr("text-anchor", "middle").attr("font-weight", 600).text(`address ${fmt(lookup().address[k]!)}`);
-      svg.append("text").attr("class", "note").attr("x", cx).attr("y", 171).attr("text-anchor", "middle").text(`token ${fmt(lookup().token[k]!)}`);
-      if (width > 620) svg.append("text").attr("class", "note").attr("x", cx).attr("y", 187).attr("text-anchor", "middle").text(words[k] ?? "");
-      svg.append("text").attr("class", "number").attr("x", cx).attr("y", 208).attr("text-anchor", "middle").text(`q·k ${fmt(scores()[k]!)}`);
+      svg.append("text").attr("x", cx).attr("y", 196).attr("text-anchor", "middle").attr("font-weight", 600).text(width > 520 ? `address ${fmt(lookup().address[k]!)}` : fmt(lookup().address[k]!));
+      svg.append("text").attr("class", "note").attr("x", cx).attr("y", 213).attr("text-anchor", "middle").text(width > 520 ? `token ${fmt(lookup().token[k]!)}` : `#${lookup().token[k]}`);
+      if (width > 620) svg.append("text").attr("class", "note").attr("x", cx).attr("y", 229).attr("text-anchor", "middle").text(words[k] ?? "");
+      svg.append("text").attr("class", "number").attr("x", cx).attr("y", 250).attr("text-anchor", "middle").text(width > 520 ? `q·k ${fmt(scores()[k]!)}` : fmt(scores()[k]!));
     });
     return height;
   }
@@ -108,15 +108,15 @@ function mount(app: App, root: HTMLElement) {
       "At scale 2", h("sup", {}, power.toFixed(2).replace(/\.?0+$/, "")), " the key that matches has ",
       h("strong", { "data-winner": found[best] }, found[best]! > 0.99 ? `${(100 * found[best]!).toFixed(6)}%` : `${(100 * found[best]!).toFixed(2)}%`),
       found[best]! > SURE ? " of the attention: a lookup. " : " of the attention: a mixture. ",
-      `From 2^${sure.toFixed(2)} on it has more than 99.99%.`,
+      "From 2", h("sup", {}, sure.toFixed(2)), " on it has more than 99.99%.",
     );
     products.replaceChildren(
       h("table", {}, h("caption", {}, "query ", vec(lookup().query, "q"), " · key = score, all from the run"),
         h("thead", {}, h("tr", {}, ...["token", "what it says", "key", "q₁ k₁ + q₂ k₂", "weight"].map((x) => h("th", { scope: "col" }, x)))),
         h("tbody", {}, ...lookup().key.map((key, k) =>
           h("tr", { class: k === best ? "win" : "" },
-            h("th", { scope: "row", class: "num" }, `#${lookup().token[k]}`), h("td", {}, words[k] ?? ""), h("td", {}, vec(key, "k")),
-            h("td", {}, num(scores()[k]!)), h("td", {}, num(found[k]!)))))),
+            h("th", { scope: "row", class: "num" }, `#${lookup().token[k]}`), h("td", {}, words[k] ?? ""), h("td", {}, h("span", { class: "vec k" }, "(", num(key[0]), ", ", exact(key[1]), ")")),
+            h("td", {}, exact(scores()[k]!)), h("td", {}, num(found[k]!)))))),
     );
     bars.redraw();
     curves.redraw();
@@ -132,7 +132,7 @@ function mount(app: App, root: HTMLElement) {
 
   const heat = slider({
     name: "temperature", label: "scale", min: LEAST, max: machine, step: 0.25, value: power,
-    show: (p) => `2^${p} = ${fmt(2 ** p)}`,
+    show: (p) => (Math.abs(p) < 14 ? fmt(Number((2 ** p).toPrecision(4))) : (2 ** p).toExponential(1).replace("e+", "e")),
     input: (p) => {
       power = p;
       draw();
@@ -147,7 +147,7 @@ function mount(app: App, root: HTMLElement) {
         dropdown({ name: "lookup", label: "five keys of the run", options: app.data.lookups.map((x) => x.title), value: 0, change: (k) => void choose(k) }).el),
       bars.el, heat.el, readout,
       h("figcaption", {}, "Drag the scale. The scores are those of one head in one step of the tour; only the scale is yours.")),
-    h("figure", {}, curves.el, h("figcaption", {}, `All scales at once. The machine’s own, 2^${machine}, is so large that what loses has a weight of exactly zero in floating point: nothing leaks, however long the program runs.`)),
+    h("figure", {}, curves.el, h("figcaption", {}, "All scales at once. The machine’s own, 2", h("sup", {}, machine), ", is so large that what loses has a weight of exactly zero in floating point: nothing leaks, however long the program runs.")),
     h("p", {}, "The last choice in the list is the hardest: five writes to ", h("em", {}, "one"), " address. Their keys differ by ", num(app.model.spaces.find((x) => x.name === "operand a")!.eps),
       " for every token that passes, so the newest is ahead by a hair. The machine’s scale is chosen so that a hair is enough."),
     h("figure", {}, products),

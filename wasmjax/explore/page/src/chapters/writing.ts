@@ -4,7 +4,7 @@ import type { App, Chapter } from "../app";
 import { stepper } from "../controls";
 import { Latest } from "../data";
 import { effect } from "../describe";
-import { bits, fmt, h, num, refill, vec } from "../dom";
+import { bits, exact, fmt, h, refill } from "../dom";
 import type { Token } from "../run";
 
 interface Place {
@@ -66,6 +66,7 @@ function mount(app: App, root: HTMLElement) {
     ribbon.replaceChildren(...everything.slice(Math.max(0, index - span + 1), index + 1).map((token, k) =>
       h("li", { class: token === newest ? "newest" : "", "data-token": token.index },
         h("small", { class: "num" }, `#${token.index}`), h("code", {}, notes[k]!), h("span", { class: "effect" }, effect(app.model, token)))));
+    ribbon.scrollLeft = ribbon.scrollWidth;
     count.replaceChildren(
       "The sequence has ", h("strong", { "data-tokens": index + 1 }, fmt(index + 1)), " tokens. Step ", h("strong", {}, at), ", ", h("code", {}, code.note), ", appended one: ",
       h("strong", { class: "ink-hot" }, effect(app.model, newest)), ". None of the others has changed.");
@@ -104,7 +105,7 @@ function mount(app: App, root: HTMLElement) {
       const hot = k === shown.length - 1;
       return h("tr", { class: hot ? "win" : "", "data-token": token.index },
         h("th", { scope: "row", class: "num" }, `#${token.index}`), h("td", { class: "num" }, hot ? h("b", {}, value(app, token)) : h("s", {}, value(app, token))),
-        h("td", {}, key ? vec(key, "k") : "–"), h("td", { class: "num" }, key ? num(p.address * key[0] + key[1]) : "–"), h("td", {}, hot ? "wins" : "overwritten"));
+        h("td", {}, key ? h("span", { class: "vec k" }, "(", fmt(key[0]), ", ", exact(key[1]), ")") : "–"), h("td", { class: "num" }, key ? exact(p.address * key[0] + key[1]) : "–"), h("td", {}, hot ? "wins" : "overwritten"));
     });
     history.replaceChildren(
       h("table", {}, h("caption", {}, `${p.what === "slot" ? "slot" : "memory address"} ${p.address} up to token ${index}: ${p.writes.length} write${p.writes.length > 1 ? "s" : ""}`),
