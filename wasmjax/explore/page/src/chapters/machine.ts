@@ -83,6 +83,7 @@ class Machine implements View {
     root: HTMLElement,
   ) {
     this.run = app.run;
+    this.selected = app.model.groups.findIndex((x) => spaceClass(app, x.space) === "code");
     this.at = app.at[app.shown] ?? 0;
     this.bar = this.makeBar();
     this.strip = new Chart("Depth of calls over the whole run", (svg, width) => this.drawStrip(svg, width));
@@ -526,7 +527,6 @@ class Machine implements View {
       h("table", {}, h("caption", { class: "visually-hidden" }, "heads of this step"),
         h("thead", {}, h("tr", {}, ...["head", "asks", "answer", "weight", "reads"].map((x) => h("th", { scope: "col" }, x)))), ...parts),
     );
-    if (this.selected < 0) this.selected = app.model.groups.findIndex((x) => spaceClass(app, x.space) === "code");
     this.drawDetail();
   }
 
