@@ -5,11 +5,14 @@ from pathlib import Path
 
 import onengine
 import wasmjax
+from lowering import compile_wat
 from wasmjax.explore import tour
 from wasmjax.explore.exploration import Exploration
 from wasmjax.explore.record import Tape
 from wasmjax.explore.site import Site
 from wasmjax.explore.tour import Tour
+
+__all__ = ["EXAMPLES", "compile_wat", "explore", "hello", "site", "the_tour"]
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -132,7 +132,13 @@ export function button(
 ): HTMLButtonElement {
   return h(
     "button",
-    { type: "button", "data-control": name, "aria-label": label, title: label, onclick: press },
+    {
+      type: "button",
+      "data-control": name,
+      "aria-label": typeof text === "string" ? null : label,
+      title: label,
+      onclick: press,
+    },
     text,
   );
 }

@@ -39,7 +39,7 @@ function curves(name: string, arms: Band[]): HTMLElement {
     return height;
   });
   return h("div", {}, chart.el,
-    h("div", { class: "scroll" }, h("table", {}, h("caption", {}, "median over seeds; the band is from lowest to highest"), h("thead", {}, h("tr", {}, ...["", "arm", "seeds", "recovered", "last value"].map((t) => h("th", { scope: "col" }, t)))),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" }, h("table", {}, h("caption", {}, "median over seeds; the band is from lowest to highest"), h("thead", {}, h("tr", {}, ...["", "arm", "seeds", "recovered", "last value"].map((t) => h("th", { scope: "col" }, t)))),
       h("tbody", {}, ...arms.map((arm, k) => {
         const last = arm.curve?.[arm.curve.length - 1];
         const key = h("i", { class: "dot" });

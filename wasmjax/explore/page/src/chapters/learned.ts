@@ -63,7 +63,7 @@ function panel(title: string, side: Side | null, missing: string): HTMLElement {
     return el;
   };
   return h("section", { class: "panel" }, h("h3", {}, title),
-    h("div", { class: "scroll" }, h("table", { class: "matrix" }, h("caption", {}, matrix("Q")),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" }, h("table", { class: "matrix" }, h("caption", {}, matrix("Q")),
       side.columns.length ? h("thead", {}, h("tr", {}, h("th", {}, ""), ...side.columns.map((c) => h("th", { scope: "col" }, c)))) : null,
       h("tbody", {}, ...side.w_q.map((row, k) => h("tr", {}, h("th", { scope: "row" }, `q${k ? "₂" : "₁"}`), ...row.map(cell)))))),
     vectors.el,

@@ -70,7 +70,7 @@ class Machine implements View {
   private readonly registers = h("div", { class: "registers" });
   private readonly memory = h("div", { class: "bytes" });
   private readonly output = h("pre", { class: "output", tabindex: 0, "aria-label": "output so far" });
-  private readonly table = h("div", { class: "heads" });
+  private readonly table = h("div", { class: "heads", tabindex: 0, role: "region", "aria-label": "heads" });
   private readonly detail = h("div", { class: "detail" });
   private readonly emitted = h("div", { class: "emitted" });
   private readonly inspector = h("div", { class: "inspector" });
@@ -441,6 +441,7 @@ class Machine implements View {
     if (!pieces.length) pieces.push(h("span", { class: "nothing" }, "nothing yet"));
     this.output.replaceChildren(...pieces);
     this.output.dataset.total = String(found.total);
+    this.output.dataset.step = String(this.scene!.step);
     this.output.scrollTop = this.output.scrollHeight;
   }
 

@@ -38,7 +38,7 @@ function mount(app: App, root: HTMLElement) {
   const arrays = h("div", { class: "arrays", role: "group", "aria-label": "arrays" });
   const cells = h("div", { class: "cells", role: "group", "aria-label": "addresses" });
   const query = h("p", { class: "readout query", "aria-live": "polite" });
-  const table = h("div", { class: "scroll" });
+  const table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" });
   const where = h("p", { class: "status" });
 
   const bar = stepper({

@@ -99,7 +99,7 @@ function mount(app: App, root: HTMLElement) {
   }
 
   const readout = h("p", { class: "readout", "aria-live": "polite" });
-  const products = h("div", { class: "scroll" });
+  const products = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" });
   const draw = () => {
     const found = weights(scores(), 2 ** power);
     const best = winner();

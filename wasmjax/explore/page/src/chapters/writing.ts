@@ -19,10 +19,10 @@ function mount(app: App, root: HTMLElement) {
   let chosen = "";
   let everything: Token[] = [];
   const latest = new Latest();
-  const ribbon = h("ol", { class: "ribbon", "aria-label": "the last tokens of the sequence" });
+  const ribbon = h("ol", { class: "ribbon", tabindex: 0, "aria-label": "the last tokens of the sequence" });
   const count = h("p", { class: "readout", "aria-live": "polite" });
   const board = h("div", { class: "board" });
-  const history = h("div", { class: "scroll" });
+  const history = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" });
   const bar = stepper({
     last: app.tour.steps - 1, value: 0, label: "step of the tour",
     move: (step) => {
