@@ -176,8 +176,9 @@ class Exploration:
                 low[at] = np.minimum(low[at], np.minimum.reduceat(registers.ip, first))
                 high[at] = np.maximum(high[at], np.maximum.reduceat(registers.ip, first))
                 out[at] += np.add.reduceat(written, first, dtype=np.int64)
-        depth, low, high, out = (x.astype(np.int32) for x in (depth, low, high, out))
-        return pack(width=np.array([width], np.uint32), depth=depth, low=low, high=high, out=out)
+        found = {"depth": depth, "low": low, "high": high, "out": out}
+        arrays = {name: array.astype(np.int32) for name, array in found.items()}
+        return pack(width=np.array([width], np.uint32), **arrays)
 
     def heads(self, indices: np.ndarray) -> bytes:
         """What the heads do after each of these tokens; the last axis runs over them."""
