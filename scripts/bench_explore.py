@@ -77,7 +77,7 @@ def main() -> None:
     record = run.record
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"recording {record.steps:,} steps: {seconds:.1f} s, {record.steps / seconds:,.0f} steps/s; "
+        f"recording {record.steps:,} steps: {seconds:.1f} s ({record.steps / seconds:,.0f}/s); "
         f"peak memory {peak:,.0f} MiB"
     )
     print(f"page: {sum(map(len, files().values())) / 1024:.0f} KiB")

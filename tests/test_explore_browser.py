@@ -27,6 +27,18 @@ CHAPTERS = (
     "whole-machine",
     "learnability",
 )
+# What is there when a chapter has drawn itself.
+READY = {
+    "softmax": "text.weight",
+    "projections": ".journey .big",
+    "reading-memory": ".cells .win",
+    "parabola": "circle.win",
+    "learned": "td.weight",
+    "instruction-pointer": ".equation strong",
+    "writing": ".places b",
+    "whole-machine": ".output[data-step]",
+    "learnability": "h1",
+}
 # Made up, in the format of the learnability suite: what the page does with results.
 RESULTS = {
     "revision": "test",
@@ -177,14 +189,14 @@ def shown(page, selector: str) -> str:
 def test_every_control_changes_what_it_should(watched, chapter):
     page = watched.page
     place = f"chapter={chapter}&step=60&run=program"
-    watched.open(place)
+    watched.open(place, READY[chapter])
     browsing.settle(page)
     there = set(
         page.eval_on_selector_all("main [data-control]", "all => all.map(x => x.dataset.control)")
     )
     assert there == set(CONTROLS[chapter])
     for control, (how, selector) in CONTROLS[chapter].items():
-        watched.open(place, ready=f"main {selector}")
+        watched.open(place, READY[chapter])
         browsing.settle(page)
         before = shown(page, selector)
         operate(page, control, how)
@@ -663,29 +675,14 @@ def test_programs_cannot_write_into_the_page(browser):
 
 # -- pictures -------------------------------------------------------------------------------------
 
-PICTURES = {
-    "softmax": ("chapter=softmax", "text.weight"),
-    "projections": ("chapter=projections", ".journey .big"),
-    "reading-memory": ("chapter=reading-memory&step=129", ".cells .win"),
-    "parabola": ("chapter=parabola", "circle.win"),
-    "learned": ("chapter=learned", "td.weight"),
-    "instruction-pointer": ("chapter=instruction-pointer&step=129", ".equation strong"),
-    "writing": ("chapter=writing&step=129", ".places b"),
-    "whole-machine": ("chapter=whole-machine&run=tour&step=129", ".sequence path.arc"),
-    "learnability": ("chapter=learnability", "h1"),
-}
-
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_pictures(browser, url, tmp_path, chapter):
     """A picture of each chapter; WASMJAX_SCREENSHOTS=docs/explore makes the documentation's."""
     watched = browsing.Watched(browser, url, viewport={"width": 1200, "height": 1000})
-    place, ready = PICTURES[chapter]
+    watched.open(f"chapter={chapter}&step=129&run=tour", READY[chapter])
     if chapter == "softmax":
-        watched.open(place, ready)
         watched.page.locator("[data-control=temperature]").fill("1.5")
-    else:
-        watched.open(place, ready)
     browsing.settle(watched.page)
     folder = Path(os.environ.get("WASMJAX_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
