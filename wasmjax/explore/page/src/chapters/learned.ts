@@ -24,7 +24,7 @@ function engineered(app: App, name: string): Side {
   const used = [...new Set(head.q.flat().map(([c]) => c))].sort((a, b) => a - b);
   const row = (entries: [number, number][]) => used.map((c) => entries.find(([x]) => x === c)?.[1] ?? 0);
   const fan = app.data.fans[name] ?? { queries: [], keys: [] };
-  return { columns: used.map((c) => app.coordinate(c, head.layer)), w_q: head.q.map(row), ...fan };
+  return { columns: used.map((c) => app.coordinate(c, head.layer).replace("registers.", "")), w_q: head.q.map(row), ...fan };
 }
 
 function fromResults(m: HeadMatrices | undefined): Side | null {
@@ -50,7 +50,7 @@ function panel(title: string, side: Side | null, missing: string): HTMLElement {
     svg.append("text").attr("class", "note").attr("x", 46).attr("y", 12).text("q₂");
     const distinct = [...new Map(q.map((p) => [p.join(), p])).values()];
     for (const p of distinct) svg.append("line").attr("class", "ray").attr("x1", x(0)).attr("y1", y(0)).attr("x2", x(p[0])).attr("y2", y(p[1]));
-    for (const p of distinct) svg.append("circle").attr("class", "query-point").attr("cx", x(p[0])).attr("cy", y(p[1])).attr("r", 4);
+    for (const p of distinct) svg.append("circle").attr("class", "query-point").attr("cx", x(p[0])).attr("cy", y(p[1])).attr("r", distinct.length > 60 ? 2.4 : 4);
     return height;
   });
   const many = (side.w_q[0]?.length ?? 0) > 12;

@@ -327,13 +327,14 @@ class Machine implements View {
     const row = (address: number, value: bigint, writer: number) => {
       const reads = asked.get(address) ?? [];
       const hot = address === written;
+      const role = this.role(address, token);
       rows.push(
         h(
           "tr",
           { class: `${reads.length ? "read" : ""} ${hot ? "written" : ""} ${address >= token.sp ? "above" : ""}`, "data-slot": address },
-          h("th", { scope: "row" }, this.role(address, token)),
+          h("th", { scope: "row" }, role),
           h("td", { class: "num" }, address),
-          h("td", { class: "num value", "data-value": String(value) }, bits(value), hot ? h("b", {}, ` → ${bits(token.value)}`) : null),
+          h("td", { class: "num value", "data-value": String(value) }, role === "return to" ? header(value) : bits(value), hot ? h("b", {}, ` → ${bits(token.value)}`) : null),
           h("td", {}, writer < 0 ? "" : this.link(writer)),
           h("td", { class: "who" }, ...reads.map((r) => h("span", { class: "tag" }, r)), hot ? h("span", { class: "tag hot" }, "D") : null),
         ),
@@ -752,6 +753,13 @@ function legend(): HTMLElement {
     ["other", "input, tables"],
   ];
   return h("figcaption", { class: "legend" }, ...items.map(([kind, text]) => h("span", {}, h("i", { class: `dot ${kind}` }), text)));
+}
+
+/** A frame header: where the call returns to, and how far the frame pointer goes back. */
+function header(value: bigint): HTMLElement {
+  const ip = Number(value & 0xffffffn);
+  const fp = Number((value >> 24n) & 0xffffn);
+  return h("span", { title: String(value) }, `ip ${fmt(ip)}, fp −${fmt(fp)}`);
 }
 
 /** The fields of a generated token that are not zero. */
