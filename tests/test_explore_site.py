@@ -294,3 +294,28 @@ def test_export_from_the_command_line(capsys, tmp_path):
     assert code == 0 and "open index.html" in out and "all 296 steps are there" in err
     info = json.loads(read(folder, "program/info.json"))
     assert info["steps"] == 50 and "--max-steps" in info["ended"]
+
+
+def test_serving_from_the_command_line(capsys, monkeypatch):
+    """It says where the page is; Ctrl-C ends it."""
+    seen = {}
+
+    def serve_forever(self: Server) -> None:
+        seen["runs"] = [*self.site.runs]
+        seen["address"] = self.server_address
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", serve_forever)
+    assert main(["explore", "--port", "0", "--max-steps", "20", HELLO]) == status.INTERRUPTED
+    out = capsys.readouterr().out
+    assert seen["runs"] == ["tour", "program"]
+    assert out == f"http://127.0.0.1:{seen['address'][1]}/  (Ctrl-C ends)\n"
+
+
+def test_a_port_that_is_taken_is_no_matter_unless_asked_for(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind((ADDRESS, 0))
+        taken.listen()
+        monkeypatch.setattr("wasmjax.explore.serve.PORT", taken.getsockname()[1])
+        with Server() as server:
+            assert server.server_port != taken.getsockname()[1]

@@ -22,32 +22,42 @@ MAX_STEPS = 4_000_000
 
 def explore(args: argparse.Namespace) -> int:
     """Serves the interactive exploration, or writes it to a folder."""
+    # What can be wrong with the options is said before anything is run.
     with refusing(args.results or "results"):
         results = read_results(args.results)
-    machine = program.machine(args)
-    if machine.program:
-        raise Refused(f"{args.weights}: weights that hold a program cannot run the tour")
-    max_steps = MAX_STEPS if args.max_steps is None else args.max_steps
-    with refusing(args.weights or "weights"):
-        run = _program(args, machine.engine, machine) if args.program is not None else None
-        site = Site(tour.Tour(tour.record(machine)), run, results)
     if args.export is not None:
-        if run is not None:
-            run.finish(max_steps)
-        return _export(args, site)
+        with refusing(args.export):
+            export.check(args.export)
+        return _export(args, _site(args, results))
     try:
-        server = Server(site, args.port)
+        server = Server(port=args.port)
     except OSError as error:
         raise Refused(f"port {args.port}: {error.strerror or error}") from None
-    site.warm()
-    if run is not None:
-        threading.Thread(target=run.finish, args=(max_steps,), daemon=True).start()
     with server:
+        server.site = _site(args, results)
+        server.site.warm()
+        run = server.site.runs.get("program")
+        if run is not None:
+            threading.Thread(target=run.finish, args=(_steps(args),), daemon=True).start()
         print(f"{server.url}  (Ctrl-C ends)", flush=True)
         if args.open:
             webbrowser.open(server.url)
         server.serve_forever()
     return 0
+
+
+def _steps(args: argparse.Namespace) -> int:
+    return MAX_STEPS if args.max_steps is None else int(args.max_steps)
+
+
+def _site(args: argparse.Namespace, results: dict | None) -> Site:
+    """The tour's run, and the program's, which has not begun yet."""
+    machine = program.machine(args)
+    if machine.program:
+        raise Refused(f"{args.weights}: weights that hold a program cannot run the tour")
+    with refusing(args.weights or "weights"):
+        run = _program(args, machine.engine, machine) if args.program is not None else None
+        return Site(tour.Tour(tour.record(machine)), run, results)
 
 
 def _program(args: argparse.Namespace, engine: Engine, machine: program.vm.Machine) -> Exploration:
@@ -61,6 +71,9 @@ def _program(args: argparse.Namespace, engine: Engine, machine: program.vm.Machi
 
 def _export(args: argparse.Namespace, site: Site) -> int:
     from tqdm import tqdm
+
+    if "program" in site.runs:
+        site.runs["program"].finish(_steps(args))
 
     with tqdm(unit=" steps", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
 

@@ -50,9 +50,7 @@ def export(
     """
     root = pathlib.Path(folder)
     data = root / "data"
-    if root.exists() and any(root.iterdir()):
-        if not (data / "manifest.js").is_file():
-            raise ExportError("the folder holds other files")
+    if not check(folder):
         shutil.rmtree(data)
     data.mkdir(parents=True, exist_ok=True)
     writer = _Writer(data)
@@ -89,6 +87,20 @@ def export(
     text = json.dumps(manifest, separators=(",", ":"))
     (data / "manifest.js").write_text(f"wasmjaxManifest = {text};\n")
     return manifest
+
+
+def check(folder: str) -> bool:
+    """Whether a folder is new or empty; if not, it holds an exported site.
+
+    Raises:
+      ExportError: if other files are there. OSError: if it cannot be read.
+    """
+    root = pathlib.Path(folder)
+    if not root.exists() or not any(root.iterdir()):
+        return True
+    if not (root / "data" / "manifest.js").is_file():
+        raise ExportError("the folder holds other files")
+    return False
 
 
 def chosen(run: Exploration) -> np.ndarray:

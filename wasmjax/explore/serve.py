@@ -29,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
     """A site at http://127.0.0.1:PORT/.
 
     Args:
+      site: None: it is set before the first request is answered.
       port: None: PORT, or a free one if that is taken; 0: a free one.
 
     Raises:
@@ -36,9 +37,12 @@ class Server(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    site: Site
 
-    def __init__(self, site: Site, port: int | None = None) -> None:
-        self.site, self.files = site, files()
+    def __init__(self, site: Site | None = None, port: int | None = None) -> None:
+        self.files = files()
+        if site is not None:
+            self.site = site
         try:
             super().__init__((ADDRESS, PORT if port is None else port), _Handler)
         except OSError:
