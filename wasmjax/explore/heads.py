@@ -224,11 +224,11 @@ class Explainer:
         return Writes(self.record, find, unique=lost)
 
     def _block(self, start: int, stop: int) -> OwnEvaluator:
-        """Kept for the spaces that ask next."""
-        if (start, stop) not in self._evaluators:
-            tokens = np.arange(start, stop)
-            self._evaluators = {(start, stop): self.own(tokens)}
-        return self._evaluators[start, stop]
+        """Kept for the spaces that ask next; several threads may ask."""
+        kept = self._evaluators
+        if (start, stop) not in kept:
+            self._evaluators = kept = {(start, stop): self.own(np.arange(start, stop))}
+        return kept[start, stop]
 
     # -- attention --------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ function mount(app: App, root: HTMLElement) {
           asked = m.address;
           draw();
         },
-      }, h("small", {}, m.address < 0 ? "bos" : fmt(m.address)), h("span", {}, content(m)))),
+      }, h("small", {}, m.address < 0 ? "bos" : fmt(m.address)), h("span", {}, content(m)), h("small", { class: "score" }, fmt(m.score)))),
       first + 30 < scored.length ? h("span", { class: "more" }, `${scored.length - first - 30} more`) : "",
     );
     const chips = questions.slice(0, 6).map((x) =>
@@ -143,7 +143,7 @@ function mount(app: App, root: HTMLElement) {
     h("p", {}, "Every token that wrote something is still in the sequence; its key says where. To read address i the query is (i, 1). The key of address j is (2j, −j²), so the score is 2ij − j²: largest, for whole numbers, exactly where j = i."),
     h("figure", {},
       h("div", { class: "controls" }, tabs.el), bar.el, where, cells, query, table,
-      h("figcaption", {}, "Choose a cell to ask for its address. The numbers are keys and values of the tour at that step; the scores are their products with the query.")),
+      h("figcaption", {}, "Choose a cell to ask for its address: above is the address, below the score of its key. All are keys and values of the tour at that step; the scores are their products with the query.")),
     h("h2", {}, "More heads, more arrays"),
     h("p", {}, "A head sees only the tokens that its keys make members of its array; all others are far below the parabola. So each group of heads is an array of its own: instructions, stack slots, eight banks of memory (byte b of every 8-byte word is in bank b, so that an unaligned load is eight reads at once), a table of arithmetic."),
     h("figure", {}, arrays, h("figcaption", {}, `${app.model.heads.length} heads read ${app.model.spaces.length} arrays, or take a mean.`)),
