@@ -1,5 +1,7 @@
 """Records of runs, and the state that replaying their tokens gives, beside the oracle's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ import onengine
 import wasmjax
 from lowering import compile_wat
 from wasmjax.engine.decode import EngineError
-from wasmjax.explore import writes
+from wasmjax.explore import tour, writes
 from wasmjax.explore.columns import pack, unpack
 from wasmjax.explore.record import Record, Tape
 from wasmjax.explore.state import State
@@ -143,3 +145,7 @@ def test_columns():
         assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
     with pytest.raises(ValueError, match="int64"):
         pack(x=np.arange(3))
+
+
+def test_the_tour_s_binary_is_its_text():
+    assert compile_wat(tour.source()) == (Path(tour.__file__).parent / "tour.wasm").read_bytes()

@@ -19,11 +19,12 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
     "json": "application/json",
     "bin": "application/octet-stream",
 }
 """Media types by the ending of a name."""
-_FILES = ("index.html", "explore.js", "explore.css", "icon.svg")
+_FILES = ("index.html", "explore.js", "explore.css", "icon.svg", "third-party.txt")
 _MOST = 1 << 16
 """Slots, bytes of memory or of output that one answer holds."""
 
