@@ -72,6 +72,7 @@ class Instance:
     Args:
       max_steps: most VM steps of its start function.
       folded: whether the engine's weights hold the code.
+      session: an empty one of the engine; None: a new one.
 
     Attributes:
       lowered: the program. session: the token sequence and its cache.
@@ -85,9 +86,10 @@ class Instance:
         hosts: Sequence[HostFunction] = (),
         max_steps: int | None = None,
         folded: bool = False,
+        session: Session | None = None,
     ) -> None:
         self.engine, self.lowered, self.hosts = engine, lowered, hosts
-        self.session = Session(engine)
+        self.session = Session(engine) if session is None else session
         program = without_code(lowered.program) if folded else lowered.program
         self._prompt = prompt(WASM, program)
         if lowered.start is not None:

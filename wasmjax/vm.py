@@ -19,7 +19,7 @@ from wasmjax.batch.run import Batch
 from wasmjax.batch.schedule import Options
 from wasmjax.batch.traces import Trace
 from wasmjax.circuit.weights import Names, compile_circuit
-from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Stop
+from wasmjax.engine.decode import CacheName, Engine, EngineError, EngineName, Session, Stop
 from wasmjax.engine.lanes import LanesEngine, make_mesh
 from wasmjax.host import HostFunction, Imports, signatures
 from wasmjax.instance import Exit, Instance, OutOfSteps, Result, Run, Trap
@@ -118,9 +118,18 @@ class Machine:
         return running.finish(max_steps, on_output)
 
     def start(
-        self, module: Module, argv: Sequence[str], imports: Imports | None = None, **inputs: Any
+        self,
+        module: Module,
+        argv: Sequence[str],
+        imports: Imports | None = None,
+        *,
+        session: Session | None = None,
+        **inputs: Any,
     ) -> Run:
-        """Prepares a WASI program; argv includes its own name. Raises what `run` does."""
+        """Prepares a WASI program; argv includes its own name, `session` is as for `instantiate`.
+
+        Raises what `run` does.
+        """
         hosts = imports or {}
         lowered = self._lowered(module, hosts, args=argv, **inputs)
         entry = lowered.exports.get("_start")
@@ -128,7 +137,7 @@ class Machine:
             raise ValueError("the module exports no function _start")
         if entry.type.params or entry.type.results:
             raise ValueError("_start must take and return nothing")
-        return Run(self._instance(lowered, hosts), entry, ())
+        return Run(self._instance(lowered, hosts, session=session), entry, ())
 
     def instantiate(
         self,
@@ -136,27 +145,35 @@ class Machine:
         *,
         imports: Imports | None = None,
         max_steps: int | None = None,
+        session: Session | None = None,
         **inputs: Any,
     ) -> Instance:
         """An instance whose exports can be called; its state persists between calls.
 
         Args:
           imports, inputs: as for `run`. max_steps: of its start function.
+          session: an empty session of this machine's engine to run in; None: a new one.
 
         Raises:
           Trap, Exit, OutOfSteps: if its start function does. Else what `run` raises.
         """
         hosts = imports or {}
-        return self._instance(self._lowered(module, hosts, **inputs), hosts, max_steps)
+        return self._instance(self._lowered(module, hosts, **inputs), hosts, max_steps, session)
 
     def _lowered(self, module: Module, hosts: Imports, **inputs: Any) -> Lowered:
         lowered = lower(module, signatures(hosts), **inputs)
         require(lowered.program.instructions, self.program)
         return lowered
 
-    def _instance(self, lowered: Lowered, hosts: Imports, max_steps: int | None = None) -> Instance:
+    def _instance(
+        self,
+        lowered: Lowered,
+        hosts: Imports,
+        max_steps: int | None = None,
+        session: Session | None = None,
+    ) -> Instance:
         folded = bool(self.program)
-        return Instance(self.engine, lowered, [*hosts.values()], max_steps, folded)
+        return Instance(self.engine, lowered, [*hosts.values()], max_steps, folded, session)
 
     def store(self, **options: Any) -> Store:
         """A store for several modules that import from each other, or from Python.

@@ -16,11 +16,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _inspect(commands)
     _diff(commands)
     _explain(commands)
+    explore = _explore(commands)
     _weights(commands)
     _check(commands)
     _specialize(commands)
     _export(commands)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if isinstance(args.command, _later) and args.command.module == "explore":
+        _options_after(explore, args, argv)
+    return args
 
 
 def _add(commands: argparse._SubParsersAction, name: str, what: str) -> argparse.ArgumentParser:
@@ -131,6 +135,37 @@ def _explain(commands: argparse._SubParsersAction) -> None:
     explain.set_defaults(command=_later("explain", "explain"))
 
 
+_EXPLORE = {"--export": 1, "--export-mib": 1, "--open": 0, "--port": 1, "--results": 1}
+"""Options of `explore` that may also follow the program, and how many values they take."""
+
+
+def _options_after(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str]
+) -> None:
+    """Takes options that directly follow the program, and no `--`, from its arguments."""
+    last = len(argv) - argv.index("--") - 1 if "--" in argv else 0
+    while len(args.args) > last and args.args[0].partition("=")[0] in _EXPLORE:
+        name, joined, _ = args.args[0].partition("=")
+        n = 1 if joined else 1 + _EXPLORE[name]
+        parser.parse_args([*args.args[:n], "--", args.program, *args.args[n:]], args)
+
+
+def _explore(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    explore = _add(commands, "explore", "look into a run in a browser (docs/explore.md)")
+    explore.add_argument(
+        "--port", type=_port, metavar="N", help="default 8300, or a free one; only on 127.0.0.1"
+    )
+    explore.add_argument("--open", action="store_true", help="open the page in a browser")
+    explore.add_argument("--export", metavar="DIR", help="write files that need no server")
+    explore.add_argument(
+        "--export-mib", type=_positive, default=50, metavar="N", help="most mebibytes (default 50)"
+    )
+    explore.add_argument("--results", metavar="FILE", help="results of the learnability suite")
+    _program(explore, optional=True)
+    explore.set_defaults(command=_later("explore", "explore"))
+    return explore
+
+
 def _weights(commands: argparse._SubParsersAction) -> None:
     weights = _add(commands, "weights", "build, save and describe the machine's weights")
     weights.add_argument("file", nargs="?", metavar="FILE", help="describe a saved file")
@@ -187,6 +222,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError("must be in 0..65535")
     return value
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from wasmjax import vm
 from wasmjax.cli.status import Refused, refusing
+from wasmjax.engine.decode import Session
 from wasmjax.instance import Run
 from wasmjax.model import io
 from wasmjax.model.transformer import Transformer
@@ -29,11 +30,11 @@ def machine(args: argparse.Namespace) -> vm.Machine:
         return vm.Machine(args.engine, args.cache, dtype=args.dtype, **chosen)
 
 
-def start(args: argparse.Namespace, on: vm.Machine) -> Run:
-    """A run of `_start`, or of the export that --call names."""
+def start(args: argparse.Namespace, on: vm.Machine, session: Session | None = None) -> Run:
+    """A run of `_start`, or of the export that --call names, in `session` if there is one."""
     with refusing(args.program):
         module = vm.load(args.program)
-        inputs = _inputs(args, module)
+        inputs = _inputs(args, module) | {"session": session}
         if args.call is None:
             return on.start(module, [os.path.basename(args.program), *args.args], **inputs)
         instance = on.instantiate(module, **inputs)

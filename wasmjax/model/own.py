@@ -11,15 +11,28 @@ from wasmjax.model.symbolic import COUNT, ONE, Form, Symbolic
 
 
 class OwnEvaluator:
-    """Values of own-token entries on `tokens_NxF` (field values)."""
+    """Values of own-token entries on `tokens_NxF` (field values).
 
-    def __init__(self, symbolic: Symbolic, tokens_NxF: np.ndarray, first_count: int = 1) -> None:
+    Args:
+      first_count: count of tokens up to the first one. counts_N: those of tokens that do not follow
+        one another.
+    """
+
+    def __init__(
+        self,
+        symbolic: Symbolic,
+        tokens_NxF: np.ndarray,
+        first_count: int = 1,
+        counts_N: np.ndarray | None = None,
+    ) -> None:
         self._symbolic = symbolic
         self._tokens = np.asarray(tokens_NxF, np.int64)
         n = len(self._tokens)
+        if counts_N is None:
+            counts_N = np.arange(first_count, first_count + n)
         self._values: dict[int, np.ndarray] = {
             ONE: np.ones(n),
-            COUNT: np.arange(first_count, first_count + n, dtype=np.float64),
+            COUNT: np.asarray(counts_N, np.float64),
         }
         self._neurons = neurons_by_entry(symbolic)
 
