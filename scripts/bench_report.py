@@ -70,7 +70,8 @@ def _workloads(records: Sequence[Result]) -> str:
     rows = []
     for name in plain | fused:
         result, other, beside = plain.get(name, {}), fused.get(name, {}), native.get(name, {})
-        first = other.get("first_token_warm_s", result.get("first_token_warm_s"))
+        either = other or result
+        first = [either[f"first_token_{when}_s"] for when in ("cold", "warm")]
         rows.append(
             [
                 name,
@@ -81,15 +82,15 @@ def _workloads(records: Sequence[Result]) -> str:
                 number(other.get("steps_per_s")),
                 number(result.get("instructions_per_s")),
                 number(other.get("instructions_per_s")),
-                f"{first:.2f} s",
-                number(other.get("peak_mib", result.get("peak_mib"))),
+                f"{first[0]:.2f} s, {first[1]:.2f} s",
+                number(either["peak_mib"]),
                 number(beside.get("instructions_per_s")),
             ]
         )
     if not rows:
         return ""
     columns = ["workload", "instructions", "steps per instruction", "fused", "VM steps/s", "fused"]
-    columns += ["instructions/s", "fused", "first token, warm", "peak MiB", "wasmtime"]
+    columns += ["instructions/s", "fused", "first token, cold, warm", "peak MiB", "wasmtime"]
     return _table(columns, rows)
 
 

@@ -43,7 +43,8 @@ class Counted(Suite):
         if point["workload"] in self.failing:
             raise ValueError("no\nluck")
         rates = {"steps_per_s": 10.0, "instructions_per_s": 20.0, "instructions": 1234}
-        return rates | {"first_token_warm_s": 0.5, "steps_per_instruction": 0.5}
+        first = {"first_token_cold_s": 0.75, "first_token_warm_s": 0.5}
+        return rates | first | {"steps_per_instruction": 0.5, "peak_mib": 700.0}
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):
@@ -65,7 +66,10 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
 def test_tables_show_failures(tmp_path):
     records = bench.run(Counted(failing=("fib",)), tmp_path)
     text = bench_report.tables(records)
-    assert "| quicksort | 1,234 | 0.50 | 0.50 | 10 | 10 | 20 | 20 | 0.50 s |  | 20 |" in text
+    assert (
+        "| quicksort | 1,234 | 0.50 | 0.50 | 10 | 10 | 20 | 20 | 0.75 s, 0.50 s | 700 | 20 |"
+        in text
+    )
     assert "native, fib: ValueError: no luck" in text
     bench_table = bench_report.tables(bench.run(Counted(), tmp_path))
     assert "| fib |" in bench_table and "ValueError" not in bench_table
