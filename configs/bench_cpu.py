@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
         {
             "platform": "cpu",
             "workloads": (),  # names of examples/workloads/workloads.json; none: all
-            "repeats": 3,  # measurements per point, after a warm-up
+            "repeats": 3,  # measurements per point and round, after a warm-up
+            "rounds": 2,  # processes that measure every point, one after the other
             "limits": True,  # what a step needs and what the device does
             "native": True,  # wasmtime, compiled
             # One lane: (engine, cache, fuse), and the most steps of a run.
@@ -39,7 +40,7 @@ def get_config() -> ConfigDict:
             ),
             # Many lanes of all workloads mixed, in turn with the plain interpreter.
             "against_plain": (32, 128, 256, 512, 1024),
-            # (devices, lanes in all).
+            # (devices, lanes in all), where there are so many.
             "devices": tuple((n, 256 * n) for n in range(1, CORES + 1)),
             # Whole jobs on so many lanes, with fusion.
             "lanes": (32, 128, 512),

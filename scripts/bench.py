@@ -4,11 +4,12 @@
     .venv/bin/python scripts/bench.py --config=configs/bench_cpu.py --out=bench
     .venv/bin/python scripts/bench.py --config=configs/bench_cpu.py --out=again --compare=bench
 
-Every point is measured after a warm-up, compilation apart, several times; the median and the
-spread are kept. Points go to OUT/results.jsonl when measured: what is there already is not measured
-again, and a point that fails is recorded and loses no other. OUT/table.md and PNGs are made of all;
-with --compare, OUT/compare.md says which figures of two runs differ. Without the accelerator of a
-configuration it says so and runs the CPU's. Needs the extra `bench`.
+Every point is measured after a warm-up, compilation apart, several times, in several rounds of
+processes of their own; the median and the spread are kept. Points go to OUT/results.jsonl when
+measured: what is there already is not measured again, and a point that fails is recorded and loses
+no other. OUT/table.md and PNGs are made of all; with --compare, OUT/compare.md says which figures
+of two runs differ. Without the accelerator of a configuration it says so and runs the CPU's. Needs
+the extra `bench`.
 
 Exit status: 0 done; 1 a point failed; 2 a wrong command line.
 """
@@ -55,12 +56,17 @@ def read(path: pathlib.Path) -> list[Result]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(suite: Suite, out: pathlib.Path, part: str = "") -> list[Result]:
-    """Measures what is missing (of a part: see `bench_points.PARTS`); returns all records."""
+def run(suite: Suite, out: pathlib.Path, part: str = "", number: int = 0) -> list[Result]:
+    """Measures what is missing (of a part: see `bench_points.PARTS`) in a round; returns all
+    records."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.jsonl"
     records = read(path)
-    done = {key(record["point"]) for record in records if "error" not in record}
+    done = {
+        key(record["point"])
+        for record in records
+        if "error" not in record and record.get("round", 0) == number
+    }
     wanted = PARTS.get(part)
     points = [
         point
@@ -70,7 +76,7 @@ def run(suite: Suite, out: pathlib.Path, part: str = "") -> list[Result]:
     bar = tqdm(points, unit="point", file=sys.stderr)
     for point in bar:
         bar.set_postfix_str(describe(point))
-        record: Result = {"point": point, "environment": environment()}
+        record: Result = {"point": point, "round": number, "environment": environment()}
         try:
             record["result"] = suite.measure(point)
         except Exception as error:  # one point loses no other
@@ -107,13 +113,16 @@ def main(argv: Sequence[str]) -> int:
     if flags.FLAGS.part:
         config = plan(flags.FLAGS.config)
         print(f"{environment()}", file=sys.stderr)
-        run(Suite(config), out, flags.FLAGS.part)
+        run(Suite(config), out, flags.FLAGS.part, flags.FLAGS.round)
         return 0
-    for part in PARTS:
-        # A process each: they differ in the number of devices, and in what they leave in memory.
-        status = subprocess.run([sys.executable, *sys.argv, f"--part={part}"]).returncode
-        if status:
-            return status
+    for number in range(flags.FLAGS.config.rounds):
+        for part in PARTS:
+            # JAX is used in these only: an accelerator is one process's at a time. Parts differ
+            # in the number of devices, and processes in their pace.
+            command = [sys.executable, *sys.argv, f"--part={part}", f"--round={number}"]
+            status = subprocess.run(command).returncode
+            if status:
+                return status
     records = read(out / "results.jsonl")
     text = bench_report.tables(records)
     (out / "table.md").write_text(text)
@@ -134,6 +143,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "bench", "Folder of the results.")
     flags.DEFINE_string("compare", "", "Folder of another run to compare with.")
     flags.DEFINE_enum("part", "", ["", *PARTS], "Measure this part alone, in this process.")
+    flags.DEFINE_integer("round", 0, "Number of the round that --part measures.")
     flags.mark_flag_as_required("config")
 
 

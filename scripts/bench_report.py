@@ -23,13 +23,24 @@ def describe(point: Mapping[str, Any]) -> str:
 
 
 def measured(records: Sequence[Result], **wanted: Any) -> list[Result]:
-    """The latest good records of points with these values."""
-    found: dict[str, Result] = {}
+    """Good records of points with these values, a point's rounds as one: the median of medians
+    between the lowest and the highest of all."""
+    found: dict[str, dict[int, Result]] = {}
     for record in records:
         point = record["point"]
         if "result" in record and all(point.get(k) == v for k, v in wanted.items()):
-            found[key(point)] = record
-    return list(found.values())
+            found.setdefault(key(point), {})[record.get("round", 0)] = record
+    return [_merged(list(rounds.values())) for rounds in found.values()]
+
+
+def _merged(rounds: Sequence[Result]) -> Result:
+    result = dict(rounds[-1]["result"])
+    for name in [name.removesuffix("_min") for name in result if name.endswith("_min")]:
+        all_of = [record["result"] for record in rounds]
+        result[name] = statistics.median(one[name] for one in all_of)
+        result[f"{name}_min"] = min(one[f"{name}_min"] for one in all_of)
+        result[f"{name}_max"] = max(one[f"{name}_max"] for one in all_of)
+    return rounds[-1] | {"result": result}
 
 
 def good(records: Sequence[Result]) -> set[str]:

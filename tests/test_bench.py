@@ -154,6 +154,20 @@ def record(rate, spread, **point):
     return {"point": point, "result": {"steps_per_s": rate} | ends}
 
 
+def test_rounds_are_one_measurement(tmp_path):
+    first, second = Counted(), Counted()
+    bench.run(first, tmp_path)
+    records = bench.run(second, tmp_path, number=1)
+    assert len(first.measured) == len(second.measured) == 6 and len(records) == 12
+    rounds = [record(10.0, 1.0, kind="a"), record(14.0, 2.0, kind="a") | {"round": 1}]
+    (merged,) = bench_report.measured(rounds)
+    assert merged["result"] == {
+        "steps_per_s": 12.0,
+        "steps_per_s_min": 9.0,
+        "steps_per_s_max": 16.0,
+    }
+
+
 def test_two_runs_are_compared():
     one = [record(10.0, 1.0, kind="devices", devices=1), record(5.0, 0.1, kind="a")]
     two = [record(11.5, 1.0, kind="devices", devices=1), record(6.0, 0.1, kind="a")]
