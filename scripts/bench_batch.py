@@ -11,12 +11,11 @@ chunks, ratios over medians. Part 2 runs a list of jobs whose lengths span three
 
 import json
 import os
-import pathlib
 
 import jax
 import numpy as np
 from absl import app, flags
-from lane_rates import Lanes, Plain, in_turn
+from lane_rates import EXAMPLES, SUDOKU, Lanes, Plain, in_turn, mix
 
 import wasmjax
 from wasmjax.batch.capacity import Options
@@ -31,24 +30,6 @@ _JOBS = flags.DEFINE_integer("jobs", 3000, "Jobs of the list; 0: leave part 2 ou
 _BATCH_LANES = flags.DEFINE_integer("batch_lanes", None, "Lanes of part 2; None: the default.")
 _DEVICES = flags.DEFINE_integer("cpu_devices", None, "Devices a CPU is split into; None: cores.")
 _PLAIN = flags.DEFINE_bool("plain", True, "Whether to time the plain interpreter too.")
-
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
-SUDOKU = b"8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..\n"
-MIX = (
-    ("collatz", ("27",), b""),
-    ("sudoku", (), SUDOKU),
-    ("sha256", ("100",), b"abc"),
-    ("queens", ("8",), b""),
-    ("life", ("100",), b""),
-    ("bytecode", ("100",), b""),
-    ("quicksort", ("7", "1000"), b""),
-    ("fibonacci", ("1000",), b""),
-)
-
-
-def mix() -> list[Job]:
-    """The examples' mix; every one of them makes 70,000 steps or more."""
-    return [Job(EXAMPLES / f"{name}.wasm", args, stdin) for name, args, stdin in MIX]
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,7 @@ machines change their pace.
 """
 
 import functools
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,25 @@ from wasmjax.batch.prepare import Prepared, Preparer
 from wasmjax.engine.decode import MAX_TOKENS
 from wasmjax.engine.fleet import Capacity, Fleet, lane_bytes
 from wasmjax.engine.lanes import AXIS, LanesEngine, compiler_options
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+SUDOKU = b"8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..\n"
+MIX = (
+    ("collatz", ("27",), b""),
+    ("sudoku", (), SUDOKU),
+    ("sha256", ("100",), b"abc"),
+    ("queens", ("8",), b""),
+    ("life", ("100",), b""),
+    ("bytecode", ("100",), b""),
+    ("quicksort", ("7", "1000"), b""),
+    ("fibonacci", ("1000",), b""),
+)
+
+
+def mix() -> list[Job]:
+    """The examples' mix; every one of them makes 70,000 steps or more."""
+    return [Job(EXAMPLES / f"{name}.wasm", args, stdin) for name, args, stdin in MIX]
+
 
 WARM_UP = 2
 """Chunks before those that count."""

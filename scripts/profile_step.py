@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 from absl import app, flags
-from bench_batch import mix
-from lane_rates import Lanes
+from lane_rates import Lanes, mix
 
 import wasmjax
 from wasmjax.engine.lanes import make_mesh
