@@ -9,12 +9,26 @@ from ml_collections import ConfigDict
 SIGMAS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 
+BASELINES = ("baseline_lstm", "baseline_standard", "baseline_wide")
+T3_ARMS = (
+    "random_softmax",
+    "random_hard",
+    "random_entmax",
+    "random_changed",
+    "random_end",
+    "random_signals",
+    "given_embeddings",
+    "half_attention_constructed",
+    "half_feed_forward_constructed",
+)
+
+
 def get_config() -> ConfigDict:
     """What scripts/learn.py runs."""
     return ConfigDict(
         {
             "seed": 0,
-            "budget": {"steps": 12000, "batch": 8, "seeds": 10, "learning_rate": 1e-2},
+            "budget": {"steps": 10_000, "batch": 8, "seeds": 10, "learning_rate": 1e-2},
             "evaluation": {
                 "chunk": 500,
                 "looks": 8,
@@ -24,11 +38,31 @@ def get_config() -> ConfigDict:
             },
             "tasks": {
                 # 64 addresses, 256 tokens before the reads.
-                "T1_free": {},
-                "T1_scalar": {},
                 "T1_parabola": {},
+                "T1_free": {
+                    "arms": (
+                        "random_softmax",
+                        "random_hard",
+                        "random_entmax",
+                        "parabola_softmax",
+                        "half_keys_constructed",
+                        "half_values_constructed",
+                    )
+                },
+                "T1_scalar": {},
                 # 16 instructions with jumps and branches, 64 steps.
-                "T3": {"budget": {"steps": 6000}},
+                "T3": {"arms": T3_ARMS, "budget": {"steps": 4000}},
+                # Other models; fewer steps, so that a negative of theirs says little.
+                "T1_free_baselines": {
+                    "task": "T1_free",
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                },
+                "T3_baselines": {
+                    "task": "T3",
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                },
                 "T7_T1": {
                     "task": "T1_free",
                     "sigmas": SIGMAS,
@@ -39,7 +73,7 @@ def get_config() -> ConfigDict:
                     "sigmas": SIGMAS,
                     "budget": {"steps": 1000, "learning_rate": 1e-3},
                 },
-                "T2": {"budget": {"steps": 3000}},
+                "T2_mixture": {"budget": {"steps": 2000}},
                 "T4_add_ffn": _t4(),
                 "T4_and_ffn": _t4(),
                 "T4_or_ffn": _t4(),

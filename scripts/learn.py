@@ -35,9 +35,8 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
     for key, entry in config.tasks.items():
         # A ConfigDict takes no dots: T1_free stands for T1.free.
         name, source = key.replace("_", "."), entry.get("task", key).replace("_", ".")
-        task = suite.build(source, entry.get("options", {}))
+        task = suite.resized(suite.build(source, entry.get("options", {})), name)
         if entry.get("sigmas"):
-            task = suite.resized(task, name)
             chosen = [suite.noise(sigma) for sigma in entry.sigmas]
         else:
             known = suite.arms(source)

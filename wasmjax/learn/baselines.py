@@ -124,16 +124,17 @@ def build(name: str, shape: Shape) -> tuple[Callable[[jax.Array], Any], Apply]:
     if name not in MODELS:
         raise ValueError(f"unknown baseline: {name}")
     kind = MODELS[name]
-    graph = nnx.split(kind(shape, nnx.Rngs(0)))[0]
+
+    def split(key: jax.Array | int) -> Any:
+        return nnx.split(kind(shape, nnx.Rngs(key)), nnx.Param, ...)
 
     def init(key: jax.Array) -> Any:
-        return nnx.to_pure_dict(nnx.split(kind(shape, nnx.Rngs(params=key)))[1])
-
-    template = nnx.split(kind(shape, nnx.Rngs(0)))[1]
+        return nnx.to_pure_dict(split(key)[1])
 
     def apply(params: Any, tokens: jax.Array, _: jax.Array | float, tail: int) -> Output:
-        state = jax.tree.map(lambda x: x, template)
+        # Made inside the trace, for what is no parameter (counters of random numbers).
+        graph, state, rest = split(0)
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(tokens, tail)
+        return nnx.merge(graph, state, rest)(tokens, tail)
 
     return init, apply

@@ -79,8 +79,11 @@ def random_params(key: jax.Array, shape: Shape) -> Params:
             }
         )
     return {
-        "embedding": {f.name: normal(f.size, d, inputs=1) for f in shape.vocabulary},
-        "position": normal(d, inputs=1),
+        # A token is a sum of fields.
+        "embedding": {
+            f.name: normal(f.size, d, inputs=len(shape.vocabulary)) for f in shape.vocabulary
+        },
+        "position": normal(d, inputs=len(shape.vocabulary)),
         "blocks": blocks,
         # Small, so that the first answers are all alike and not confidently wrong.
         "unembedding": {

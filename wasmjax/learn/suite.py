@@ -165,5 +165,5 @@ def _baselines() -> Iterator[Arm]:
 
 
 def resized(task: Task, name: str) -> Task:
-    """The same task under another name (T7 runs those of T1, T3 and T5)."""
+    """The same task under another name (T7 runs those of T1, T3 and T5; budgets go by name)."""
     return dataclasses.replace(task, name=name)
