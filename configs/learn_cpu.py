@@ -6,7 +6,9 @@ About 70 minutes and 2 GB on two cores. Every task has one budget for all of its
 
 from ml_collections import ConfigDict
 
-SIGMAS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+SIGMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
+# Noise on every entry, and on the entries that are not zero.
+BOTH = (False, True)
 
 
 BASELINES = ("baseline_lstm", "baseline_standard", "baseline_wide")
@@ -39,6 +41,7 @@ def get_config() -> ConfigDict:
             "tasks": {
                 # 64 addresses, 256 tokens before the reads.
                 "T1_parabola": {},
+                "T1_head": {},
                 "T1_free": {
                     "arms": (
                         "random_softmax",
@@ -63,16 +66,8 @@ def get_config() -> ConfigDict:
                     "arms": BASELINES,
                     "budget": {"steps": 1500, "learning_rate": 3e-3},
                 },
-                "T7_T1": {
-                    "task": "T1_free",
-                    "sigmas": SIGMAS,
-                    "budget": {"steps": 1000, "learning_rate": 1e-3},
-                },
-                "T7_T3": {
-                    "task": "T3",
-                    "sigmas": SIGMAS,
-                    "budget": {"steps": 1000, "learning_rate": 1e-3},
-                },
+                "T7_T1": _basin("T1_free", {"confirm": 100_000}),
+                "T7_T3": _basin("T3", {"confirm": 100_000}),
                 "T2_mixture": {"budget": {"steps": 2000}},
                 "T4_add_ffn": _t4(),
                 "T4_and_ffn": _t4(),
@@ -82,13 +77,9 @@ def get_config() -> ConfigDict:
                 "T4_lt_ffn": _t4(),
                 "T4_add_table": _t4(),
                 "T4_and_table": _t4(),
-                "T6": _machine(1000),
-                "T5": _machine(1000),
-                "T7_T5": {
-                    "task": "T5",
-                    "sigmas": (1e-4, 1e-3, 1e-2, 0.1, 1.0),
-                    **_machine(400, learning_rate=1e-3),
-                },
+                "T6": _machine(800),
+                "T5": _machine(800),
+                "T7_T5": _basin("T5", _machine(0)["evaluation"], steps=300, batch=4),
             },
         }
     )
@@ -96,6 +87,17 @@ def get_config() -> ConfigDict:
 
 def _t4() -> dict:
     return {"budget": {"steps": 1000, "batch": 4}}
+
+
+def _basin(task: str, evaluation: dict, **more: int) -> dict:
+    """T7: a small learning rate, as a large one leaves the basin by itself."""
+    return {
+        "task": task,
+        "sigmas": SIGMAS,
+        "wired": BOTH,
+        "budget": {"steps": 1000, "learning_rate": 1e-4, **more},
+        "evaluation": evaluation,
+    }
 
 
 def _machine(steps: int, **more: float) -> dict:

@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
                 "T7_T1": {
                     "task": "T1_free",
                     "options": T1,
-                    "sigmas": (1e-4, 1e-2, 0.1, 0.3, 1.0),
-                    "budget": {"steps": 300, "learning_rate": 1e-3},
+                    "sigmas": (1e-4, 3e-4, 1e-3, 1e-2, 0.1, 1.0),
+                    "budget": {"steps": 600, "learning_rate": 1e-4},
                 },
             },
         }

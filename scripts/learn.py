@@ -37,7 +37,8 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
         name, source = key.replace("_", "."), entry.get("task", key).replace("_", ".")
         task = suite.resized(suite.build(source, entry.get("options", {})), name)
         if entry.get("sigmas"):
-            chosen = [suite.noise(sigma) for sigma in entry.sigmas]
+            modes = entry.get("wired", (False,))
+            chosen = [suite.noise(sigma, wired) for wired in modes for sigma in entry.sigmas]
         else:
             known = suite.arms(source)
             names = entry.get("arms") or list(known)

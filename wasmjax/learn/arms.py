@@ -22,6 +22,7 @@ class Arm:
       constructed: patterns of parameters that start from the construction; the others at random.
       frozen: patterns of those among them that stay there.
       sigma: relative noise on what starts from the construction.
+      wired: noise leaves zeros zero, and they cannot change: which weights there are is known.
       attention: "softmax", "hard" (straight-through) or "entmax", in the layers that look up.
       anneal: inverse temperature at the start and at the end of training, in units of the task's
         `beta`; a start of 0 means 1.
@@ -37,6 +38,7 @@ class Arm:
     constructed: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     sigma: float = 0.0
+    wired: bool = False
     attention: str = "softmax"
     anneal: tuple[float, float] = (0.0, 1 / 512)
     supervision: str = "tokens"
@@ -70,7 +72,8 @@ def start(key: jax.Array, task: Task, arm: Arm, reference: Reference) -> Params:
         if not arm.sigma or quiet:
             return built
         leaf = jax.random.fold_in(noise_key, _number(path_of(path)))
-        return built + arm.sigma * sizes(built) * jax.random.normal(leaf, built.shape)
+        size = jnp.abs(built) if arm.wired else sizes(built)
+        return built + arm.sigma * size * jax.random.normal(leaf, built.shape)
 
     params = jax.tree_util.tree_map_with_path(choose, fresh, reference.params)
     # Features that are given get coordinates of their own: what else tokens bring starts beside.
@@ -116,14 +119,16 @@ def trainable(params: Params, arm: Arm, reference: Reference) -> Params:
     frozen = ("sharpness.*", *arm.frozen)
     taken = jnp.zeros(1, bool) if arm.baseline else _taken(reference, arm.frozen)
 
-    def mask(path: tuple[Any, ...], _: Any) -> jax.Array:
+    def mask(path: tuple[Any, ...], built: jax.Array) -> jax.Array:
         name = path_of(path)
         if _any(name, frozen):
             return jnp.zeros((), bool)
+        if arm.wired and _any(name, arm.constructed):
+            return built != 0
         shared = not arm.baseline and (name == "position" or name.startswith("embedding."))
         return ~taken if shared else jnp.ones((), bool)
 
-    return jax.tree_util.tree_map_with_path(mask, params)
+    return jax.tree_util.tree_map_with_path(mask, params if arm.baseline else reference.params)
 
 
 def _number(name: str) -> int:

@@ -25,8 +25,8 @@ WARM = (1 / 512, 1 / 512)
 """Inverse temperatures of arms whose lookups only start from the construction: soft enough that
 gradients reach all keys."""
 
-# The address side of T1 that "scalar" and "parabola" are given.
-_GIVEN = ("embedding.kind", "embedding.a")
+# The address side of T1 that "scalar", "parabola" and "head" are given.
+_GIVEN = ("embedding.kind", "embedding.[ai]")
 
 
 def build(name: str, options: Mapping[str, Any]) -> Task:
@@ -72,9 +72,10 @@ def arms(name: str) -> dict[str, Arm]:
     return {arm.name: arm for arm in made}
 
 
-def noise(sigma: float) -> Arm:
+def noise(sigma: float, wired: bool = False) -> Arm:
     """T7: the construction with relative noise, then training."""
-    return Arm(f"sigma_{sigma:g}", constructed=("*",), sigma=sigma, anneal=SHARP)
+    name = f"{'wired' if wired else 'sigma'}_{sigma:g}"
+    return Arm(name, constructed=("*",), sigma=sigma, wired=wired, anneal=SHARP)
 
 
 def _t1(name: str) -> Iterator[Arm]:

@@ -4,7 +4,8 @@ A sequence writes J addresses once each, in any order, among tokens that write n
 address and a value all the same; then it reads. The answer is the value at the address.
 
 Three variants say what the address brings along: "free", nothing (embeddings are learned); "scalar",
-its number; "parabola", its number and its square.
+its number; "parabola", its number and its square; "head", those of a writer's address, and of the
+address that is asked for the number alone, which is all that the machine's heads have.
 """
 
 from typing import Literal
@@ -16,21 +17,29 @@ from wasmjax.circuit.language import Circuit, Vocabulary
 from wasmjax.learn.model import Shape
 from wasmjax.learn.tasks.base import CAUSES, Example, Task
 
-Variant = Literal["free", "scalar", "parabola"]
+Variant = Literal["free", "scalar", "parabola", "head"]
 BOS, WRITE, READ, OTHER = range(4)
 
 
-def vocabulary(addresses: int, values: int) -> tuple[Vocabulary, ...]:
+def vocabulary(addresses: int, values: int, asked: bool = False) -> tuple[Vocabulary, ...]:
+    """`asked`: readers have a field of their own for the address."""
     return (
         Vocabulary("kind", 0, 4, False),
         Vocabulary("a", 0, addresses, False),
         Vocabulary("v", 0, values, True),
+        *([Vocabulary("i", 0, addresses, False)] if asked else []),
     )
 
 
-def circuit(addresses: int, values: int, embedded_square: bool, eps: float = 0.0) -> Circuit:
-    """One head: key (2 a, -a^2 + eps t), query (a, 1), value v."""
-    c = Circuit(vocabulary(addresses, values))
+def circuit(
+    addresses: int,
+    values: int,
+    embedded_square: bool,
+    eps: float = 0.0,
+    asked: bool = False,
+) -> Circuit:
+    """One head: key (2 a, -a^2 + eps t), query (a, 1) or (i, 1), value v."""
+    c = Circuit(vocabulary(addresses, values, asked))
     address = c.number("a")
     square = (
         c.embed("a^2", "a", lambda a: a * a)
@@ -39,7 +48,7 @@ def circuit(addresses: int, values: int, embedded_square: bool, eps: float = 0.0
     )
     outsider = c.embed("outsider", "kind", lambda kind: float(kind != WRITE))
     space = c.parabola("array", address, square, outsider, 0, addresses - 1, eps)
-    (value,) = c.read("read", space, address, [c.number("v")])
+    (value,) = c.read("read", space, c.number("i") if asked else address, [c.number("v")])
     c.emit("v", value)
     return c
 
@@ -60,9 +69,9 @@ def task(
       addresses: J. values: different values. length: tokens before the reads, for training.
       reads: per sequence. width, heads, neurons: of the learner.
     """
-    squares = variant == "scalar"
+    squares, apart = variant == "scalar", variant == "head"
     shape = Shape(
-        vocabulary(addresses, values),
+        vocabulary(addresses, values, apart),
         width,
         (0, heads) if squares else (heads,),
         (neurons, 0) if squares else (0,),
@@ -79,10 +88,13 @@ def task(
         a = jax.random.randint(keys[2], (n,), 0, addresses).at[place].set(jnp.arange(addresses))
         v = jax.random.randint(keys[3], (n,), 0, values).at[place].set(stored)
         asked = jax.random.randint(keys[4], (reads,), 0, addresses)
-        context = jnp.stack([kind, a.at[0].set(0), v.at[0].set(0)], -1)
-        reading = jnp.stack([jnp.full(reads, READ), asked, jnp.zeros(reads, int)], -1)
+        context = [kind, a.at[0].set(0), v.at[0].set(0)]
+        none = jnp.zeros(reads, int)
+        reading = [none + READ, asked, none]
+        if apart:
+            context, reading = [*context, jnp.zeros(n, int)], [none + READ, none, none, asked]
         return Example(
-            jnp.concatenate([context, reading]).astype(jnp.int32),
+            jnp.concatenate([jnp.stack(context, -1), jnp.stack(reading, -1)]).astype(jnp.int32),
             stored[asked][:, None],
             jnp.ones((reads, 1)),
             jnp.ones((reads, 1), bool),
@@ -101,7 +113,7 @@ def task(
         length,
         reads,
         sample,
-        lambda: circuit(addresses, values, not squares),
+        lambda: circuit(addresses, values, not squares, asked=apart),
         copy_last=copy_last,
         beta=32.0 * addresses**2,
     )
