@@ -241,7 +241,7 @@ class Run:
         return self._judged_with("argmax")
 
     def _judged_with(self, attention: str) -> Any:
-        def one(params: Any, data: Example, beta: jax.Array) -> Any:
+        def some(params: Any, data: Example, beta: jax.Array) -> Any:
             tail = data.target.shape[1]
             if self.arm.baseline:
                 out = self.trainer.apply(params, data.tokens, beta, tail)
@@ -249,9 +249,21 @@ class Run:
                 out = forward(
                     params, data.tokens, self.task.shape, attention, beta, tail, keep=True
                 )
-            sharp = [s for s, h in zip(self.task.shape.sharp, self.task.shape.heads, strict=True) if h]
-            attended = [a for a, s in zip(out.attended, sharp, strict=False) if s]
+            shape = self.task.shape
+            with_heads = [s for s, h in zip(shape.sharp, shape.heads, strict=True) if h]
+            attended = [a for a, s in zip(out.attended, with_heads, strict=False) if s]
             return judge(out.logits, attended, data, self.task.judged)
+
+        def one(params: Any, data: Example, beta: jax.Array) -> Any:
+            # A few sequences at a time, so that their scores stay in a core's cache.
+            count, tail = data.target.shape[:2]
+            at_once = max(1, 150_000 // (tail * data.tokens.shape[1]))
+            if count <= at_once or count % at_once:
+                at_once = next(k for k in range(min(at_once, count), 0, -1) if count % k == 0)
+            parts = count // at_once
+            blocks = jax.tree.map(lambda x: x.reshape(parts, at_once, *x.shape[1:]), data)
+            found = jax.lax.map(lambda block: some(params, block, beta), blocks)
+            return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), found)
 
         return jax.jit(jax.vmap(one, in_axes=(0, None, None)))
 
@@ -272,7 +284,8 @@ class Run:
             else:
                 confirmed.append(by_scale[4][s])
             if not self.arm.baseline and any(self.task.shape.sharp):
-                snapped.append(self._confirm(one, self._judge_snapped))
+                # A tenth of the tokens: it decides nothing.
+                snapped.append(self._confirm(one, self._judge_snapped, 10))
         recovered = [tally.wrong == 0 for tally in confirmed]
         total = {
             scale: _sum(tallies).summary() for scale, tallies in by_scale.items()
@@ -291,10 +304,11 @@ class Run:
             "snapped_count": sum(tally.wrong == 0 for tally in snapped),
         }
 
-    def _confirm(self, params: Any, judge_: Any) -> Tally:
+    def _confirm(self, params: Any, judge_: Any, part: int = 1) -> Tally:
         """One seed at four times the training length, until there is an error."""
         tally = Tally()
-        self._count(params, 4, self.evaluation.confirm, [tally], 1000, judge_, stop=True)
+        tokens = max(1, self.evaluation.confirm // part)
+        self._count(params, 4, tokens, [tally], 1000, judge_, stop=True)
         return tally
 
     def _count(
@@ -309,9 +323,9 @@ class Run:
     ) -> None:
         """Adds at least `tokens` judged tokens to each tally; with `stop`, ends at an error."""
         tail, length = self.task.tail_at(scale), self.task.length * scale
-        # About as many scores at a time as fit a cache.
-        size = max(1, min(64, 2_000_000 // (tail * (length + tail) * len(tallies))))
-        size = min(size, max(1, tokens // tail))
+        # A power of two, so that it divides into blocks.
+        size = max(1, min(256, 8_000_000 // (tail * (length + tail) * len(tallies))))
+        size = 1 << (min(size, max(1, tokens // tail)).bit_length() - 1)
         number, judge_ = first, judge_ or self._judge
         while tallies[0].tokens < tokens:
             data = self._held_out(number, size, scale)
