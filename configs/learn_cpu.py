@@ -68,6 +68,15 @@ def get_config() -> ConfigDict:
                 },
                 "T7_T1": _basin("T1_free", {"confirm": 100_000}),
                 "T7_T3": _basin("T3", {"confirm": 100_000}),
+                # The same with 16 addresses: what a lookup tolerates falls with their square.
+                "T7_T1_16": {
+                    **_basin("T1_free", {"confirm": 100_000}, steps=600),
+                    "options": {"addresses": 16, "length": 48, "reads": 16},
+                },
+                "T7_T3_8": {
+                    **_basin("T3", {"confirm": 100_000}, steps=600),
+                    "options": {"places": 8, "steps": 24},
+                },
                 "T2_mixture": {"budget": {"steps": 2000}},
                 "T4_add_ffn": _t4(),
                 "T4_and_ffn": _t4(),
