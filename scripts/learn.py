@@ -51,7 +51,14 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
         plan["scales"] = tuple(plan["scales"])
         for arm in chosen:
             yield Run(
-                out, task, arm, budget, Evaluation(**plan), config.seed, seconds, sys.stderr.isatty()
+                out,
+                task,
+                arm,
+                budget,
+                Evaluation(**plan),
+                config.seed,
+                seconds,
+                sys.stderr.isatty(),
             )
 
 
@@ -125,6 +132,9 @@ if __name__ == "__main__":
 
         define_flags()
     except ImportError as error:
-        print(f"learn.py needs the extra train ({error}): pip install 'wasmjax[train]'", file=sys.stderr)
+        print(
+            f"learn.py needs the extra train ({error}): pip install 'wasmjax[train]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     app.run(main)

@@ -8,6 +8,7 @@ and writes tables.md, results.json and PNGs to TO. `--page=docs/learnability.md`
 between the page's markers. Needs the extra `train`.
 """
 
+import fnmatch
 import json
 import pathlib
 import sys
@@ -22,8 +23,8 @@ GAPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0)
 BEGIN, END = "<!-- tables: made by scripts/learn_report.py -->", "<!-- end of tables -->"
 
 
-def make(config: Any, out: pathlib.Path, to: pathlib.Path) -> str:
-    """Analyses what is new, writes everything; the tables."""
+def make(config: Any, out: pathlib.Path, to: pathlib.Path, wanted: str = "*") -> str:
+    """Analyses what is new and matches TASK/ARM, writes everything; the tables."""
     import learn
 
     from wasmjax.learn import analysis, report
@@ -35,7 +36,8 @@ def make(config: Any, out: pathlib.Path, to: pathlib.Path) -> str:
         raise ValueError(f"{out} holds no finished run of this configuration")
     for run in runs:
         path = run.folder / "analysis.json"
-        if not path.exists():
+        named = fnmatch.fnmatchcase(f"{run.task.name}/{run.arm.name}", wanted)
+        if named and not path.exists():
             print(f"analysing {run.task.name} {run.arm.name}", file=sys.stderr, flush=True)
             path.write_text(json.dumps(analysis.analyse(run)) + "\n")
     found = report.load(out)
@@ -111,7 +113,8 @@ def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     values = flags.FLAGS
     try:
-        text = make(values.config, pathlib.Path(values.out), pathlib.Path(values.to or values.out))
+        out = pathlib.Path(values.out)
+        text = make(values.config, out, pathlib.Path(values.to or out), values.analyse)
         if values.page:
             insert(pathlib.Path(values.page), text)
     except (ValueError, OSError) as error:
@@ -128,6 +131,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The configuration of the runs.")
     flags.DEFINE_string("out", "learn", "Folder of the runs.")
     flags.DEFINE_string("to", "", "Folder of tables and plots; empty: that of the runs.")
+    flags.DEFINE_string("analyse", "*", "Pattern of TASK/ARM whose checkpoints are analysed.")
     flags.DEFINE_string("page", "", "A page whose tables are replaced.")
     flags.mark_flag_as_required("config")
 

@@ -297,4 +297,6 @@ def test_score_distance_is_free_of_scale_and_offset():
     score = rng.standard_normal((6, 6))
     assert metrics.score_distance(3 * score + rng.standard_normal((6, 1)), score) < 1e-12
     assert metrics.score_distance(-score, score) == pytest.approx(1)
-    assert math.isclose(metrics.score_distance(score, rng.standard_normal((6, 6))), 0.5, abs_tol=0.3)
+    assert math.isclose(
+        metrics.score_distance(score, rng.standard_normal((6, 6))), 0.5, abs_tol=0.3
+    )

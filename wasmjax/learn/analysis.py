@@ -145,7 +145,9 @@ def score_matrix(params: Params, task: Task, head: int) -> np.ndarray:
 def best_head(params: Params, task: Task) -> int:
     """The T1 head whose largest score is most often at the right address."""
     hits = [
-        (score_matrix(params, task, h).argmax(1) == np.arange(len(plane(params, task, h)[0]))).mean()
+        (
+            score_matrix(params, task, h).argmax(1) == np.arange(len(plane(params, task, h)[0]))
+        ).mean()
         for h in range(task.shape.heads[-1])
     ]
     return int(np.argmax(hits))

@@ -105,9 +105,7 @@ def judge(
         found = jnp.zeros(wrong.shape, bool)
         for weight in attended:
             rows = weight[:, :, -wrong.shape[1] :]
-            at = jnp.broadcast_to(
-                example.read[:, None, :, None], (*rows.shape[:3], 1)
-            )
+            at = jnp.broadcast_to(example.read[:, None, :, None], (*rows.shape[:3], 1))
             on_it = jnp.take_along_axis(rows, jnp.maximum(at, 0), -1)[..., 0] > 0.5
             found = found | on_it.any(1)
         missed = (example.read >= 0) & ~found
@@ -150,9 +148,7 @@ def _matched(cost: np.ndarray, theirs: np.ndarray, mine: np.ndarray) -> list[flo
     if not cost.size:
         return []
     rows, columns = linear_sum_assignment(cost)
-    return [
-        float(cost[r, c]) for r, c in zip(rows, columns, strict=True) if mine[r] or theirs[c]
-    ]
+    return [float(cost[r, c]) for r, c in zip(rows, columns, strict=True) if mine[r] or theirs[c]]
 
 
 def assignment(learned: Params, reference: Params) -> list[tuple[np.ndarray, np.ndarray]]:

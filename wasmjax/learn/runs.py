@@ -287,9 +287,7 @@ class Run:
                 # A tenth of the tokens: it decides nothing.
                 snapped.append(self._confirm(one, self._judge_snapped, 10))
         recovered = [tally.wrong == 0 for tally in confirmed]
-        total = {
-            scale: _sum(tallies).summary() for scale, tallies in by_scale.items()
-        }
+        total = {scale: _sum(tallies).summary() for scale, tallies in by_scale.items()}
         return {
             "recovered": recovered,
             "recovered_count": sum(recovered),

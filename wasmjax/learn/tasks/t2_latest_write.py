@@ -55,9 +55,7 @@ def task(
         # Where each address was written last; reads ask only for written ones.
         index = jnp.where(writes, jnp.arange(n), -1)
         last = jnp.max(jnp.where(a[:, None] == jnp.arange(addresses), index[:, None], -1), axis=0)
-        asked = jax.random.categorical(
-            keys[4], jnp.where(last >= 0, 0.0, -jnp.inf), shape=(reads,)
-        )
+        asked = jax.random.categorical(keys[4], jnp.where(last >= 0, 0.0, -jnp.inf), shape=(reads,))
         reading = jnp.stack([jnp.full(reads, READ), asked, jnp.zeros(reads, int)], -1)
         return Example(
             jnp.concatenate([jnp.stack([kind, a, v], -1), reading]).astype(jnp.int32),

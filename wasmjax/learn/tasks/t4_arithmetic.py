@@ -67,9 +67,10 @@ def circuit(unit: str, table: bool = False) -> Circuit:
     elif unit == "lt":
         value = c.step("a < b", b - a, 1)
     elif unit == "shl":
-        x, shift = _bits(c, "a"), [
-            c.embed(f"shift {s}", "b", lambda v, s=s: float(v & 7 == s)) for s in range(8)
-        ]
+        x, shift = (
+            _bits(c, "a"),
+            [c.embed(f"shift {s}", "b", lambda v, s=s: float(v & 7 == s)) for s in range(8)],
+        )
         value = total(
             2**k * c.reglu(f"{k - s} to {k}", shift[s] + x[k - s] - 1)
             for k, s in itertools.product(range(8), repeat=2)
@@ -89,7 +90,9 @@ def circuit(unit: str, table: bool = False) -> Circuit:
                 2**k * c.reglu(f"and {k}", p + q - 1)
                 for k, (p, q) in enumerate(zip(x, y, strict=True))
             )
-        value = {"and": conjunction, "or": a + b - conjunction, "xor": a + b - 2 * conjunction}[unit]
+        value = {"and": conjunction, "or": a + b - conjunction, "xor": a + b - 2 * conjunction}[
+            unit
+        ]
     c.emit("value", c.wire("value", value))
     c.emit("carry", carry)
     return c

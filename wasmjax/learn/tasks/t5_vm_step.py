@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wasmjax.learn.model import Shape, live_shape
+from wasmjax.learn.model import live_shape
 from wasmjax.learn.tasks.base import CAUSES, Example, Task
 from wasmjax.machine import isa
 from wasmjax.machine.build import build_circuit, build_machine
@@ -158,9 +158,7 @@ def task(
         cause = jnp.where(
             jnp.asarray(made.branches)[p],
             CAUSES.index("branch"),
-            jnp.where(
-                jnp.asarray(made.reads)[p], CAUSES.index("slot"), CAUSES.index("output")
-            ),
+            jnp.where(jnp.asarray(made.reads)[p], CAUSES.index("slot"), CAUSES.index("output")),
         )
         first_code = jnp.argmax(before[:, column["op"]] > 0)
         op = before[first_code + ip, column["op"]]
