@@ -6,7 +6,7 @@
 Arms run one after the other, each in a folder of its own (`wasmjax.learn.runs`); what has a result
 is not run again. `--only=T1.free/random_softmax` runs the arms that match a pattern, `--list` names
 them all. `--seconds=100` stops, with a checkpoint, after so long; exit status 75 says that there is
-more to do. When all is done, tables and plots are made (`scripts/learn_report.py` makes them again).
+more to do. When all is done, tables and plots are made, as by `scripts/learn_report.py`.
 Exit status 2: bad input. Needs the extra `train`.
 """
 
@@ -32,6 +32,7 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
     from wasmjax.learn.runs import Evaluation, Run
     from wasmjax.learn.train import Budget
 
+    bar = sys.stderr.isatty()
     for key, entry in config.tasks.items():
         # A ConfigDict takes no dots: T1_free stands for T1.free.
         name, source = key.replace("_", "."), entry.get("task", key).replace("_", ".")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Tables and plots of the learnability suite's runs.
 
-    .venv/bin/python scripts/learn_report.py --config=configs/learn_cpu.py --out=learn_cpu --to=docs/learnability
+    .venv/bin/python scripts/learn_report.py --config=configs/learn_cpu.py --out=learn_cpu
 
-Reads OUT as `scripts/learn.py` left it, analyses the checkpoints (once: OUT/TASK/ARM/analysis.json),
-and writes tables.md, results.json and PNGs to TO. `--page=docs/learnability.md` also puts the tables
-between the page's markers. Needs the extra `train`.
+Reads OUT as `scripts/learn.py` left it, analyses the checkpoints (once, into each arm's
+analysis.json), and writes tables.md, results.json and PNGs to the folder `--to`. `--page=PAGE` also
+puts the tables between that page's markers. Needs the extra `train`.
 """
 
 import fnmatch

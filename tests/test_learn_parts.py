@@ -284,7 +284,7 @@ def test_units_of_arithmetic():
 def test_bad_names_are_refused():
     with pytest.raises(ValueError, match="there is no task T9"):
         suite.build("T9", {})
-    with pytest.raises(ValueError, match="task T1.free"):
+    with pytest.raises(ValueError, match=r"task T1\.free"):
         suite.build("T1.free", {"adresses": 3})
     with pytest.raises(ValueError, match="unknown attention"):
         Arm("x", attention="soft")

@@ -167,7 +167,7 @@ def test_same_seed_same_numbers_and_resumption(tmp_path):
 
 
 def test_the_construction_recovers(tmp_path):
-    """Noise that is nearly none, hardly trained: exact, in every seed; and its distance is small."""
+    """Noise that is nearly none, hardly trained: exact in every seed, at a small distance."""
     run, result = result_of(tmp_path, suite.noise(1e-9))
     assert result["recovered"] == [True, True]
     assert result["by_length"]["4"]["exact_rollout"] == 1

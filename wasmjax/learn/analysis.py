@@ -88,7 +88,7 @@ def _at_temperature(params: Params, shape: Shape, factor: float) -> Params:
 
 
 def _regimes(run: Run, state: State) -> dict[str, Any]:
-    """T2: error rates of sparse and dense sequences apart, at the training length and four times."""
+    """T2: error rates of sparse and dense sequences apart, at 1x and 4x the training length."""
     if not run.task.name.startswith("T2"):
         return {}
     out: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def _regimes(run: Run, state: State) -> dict[str, Any]:
         for scale in (1, 4):
             data = apart.held_out(6000, 64, scale)
 
-            def wrong(params: Any, data: Example = data) -> jax.Array:
+            def wrong(params: Any, data: Example = data, apart: Trainer = apart) -> jax.Array:
                 tail = data.target.shape[1]
                 found = apart.apply(params, data.tokens, apart.last_beta, tail).logits["v"]
                 return (found.argmax(-1) != data.target[..., 0]).mean()

@@ -33,7 +33,7 @@ def truth(config: MachineConfig, prompt_NxF: np.ndarray, steps: int) -> np.ndarr
 
 
 def noisy(weights: Weights, sigma: float, seed: int, wired: bool = False) -> Weights:
-    """Every weight w becomes w + sigma s n, n normal; s is |w|, or for zeros the array's median |w|.
+    """Every weight w becomes w + sigma s n, n normal; s is |w|, for zeros the array's median |w|.
 
     `wired`: zeros stay zero.
     """

@@ -233,9 +233,7 @@ def plots(value: Result, out: pathlib.Path) -> list[pathlib.Path]:
                 marker="o",
                 color=f"C{number % 10}",
             )
-        axes[0].set(
-            xlabel="step", ylabel=f"{task}: right, held out (median, range)", ylim=(0, 1.02)
-        )
+        axes[0].set(xlabel="step", ylabel=f"{task}: right, held out", ylim=(0, 1.02))
         axes[1].set(xlabel="length / training length", xscale="log", ylim=(0, 1.02))
         axes[1].set_xticks([1, 2, 4, 8], ["1x", "2x", "4x", "8x"])
         axes[0].legend(fontsize=6, ncols=2)
@@ -267,7 +265,7 @@ def plots(value: Result, out: pathlib.Path) -> list[pathlib.Path]:
         axis.set(
             xscale="log",
             xlabel="sigma",
-            ylabel="seeds that recover (Wilson 95%)",
+            ylabel="seeds that recover (95%)",
             ylim=(-0.03, 1.03),
         )
         axis.legend(fontsize=7)

@@ -39,7 +39,7 @@ def build(name: str, options: Mapping[str, Any]) -> Task:
       ValueError: if there is no such task.
     """
     first, *rest = name.split(".")
-    kinds: dict[str, Callable[..., Task]] = {
+    kinds: dict[str, Callable[..., Callable[..., Task]]] = {
         "T1": lambda variant: functools.partial(t1_indexed_read.task, variant),
         "T2": lambda regime="mixture": functools.partial(t2_latest_write.task, regime),
         "T3": lambda: t3_instruction_pointer.task,

@@ -3,8 +3,8 @@
 A sequence writes J addresses once each, in any order, among tokens that write nothing but carry an
 address and a value all the same; then it reads. The answer is the value at the address.
 
-Three variants say what the address brings along: "free", nothing (embeddings are learned); "scalar",
-its number; "parabola", its number and its square; "head", those of a writer's address, and of the
+Variants say what the address brings along: "free", nothing (embeddings are learned); "scalar", its
+number; "parabola", its number and its square; "head", those of a writer's address, and of the
 address that is asked for the number alone, which is all that the machine's heads have.
 """
 

@@ -1,8 +1,9 @@
 """T4: the arithmetic units on bytes.
 
-A token holds two bytes and a carry; the answer is a byte and a carry. "ffn": one token, no attention, so
-everything must be done by feed-forward blocks on what the embeddings bring. "table": the 256 rows of
-an arithmetic table come first, and heads may look things up there, as the machine does.
+A token holds two bytes and a carry; the answer is a byte and a carry. "ffn": one token, no
+attention, so everything must be done by feed-forward blocks on what the embeddings bring. "table":
+the 256 rows of an arithmetic table come first, and heads may look things up there, as the machine
+does.
 """
 
 import itertools
