@@ -32,7 +32,6 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
     from wasmjax.learn.runs import Evaluation, Run
     from wasmjax.learn.train import Budget
 
-    bar = sys.stderr.isatty()
     for key, entry in config.tasks.items():
         # A ConfigDict takes no dots: T1_free stands for T1.free.
         name, source = key.replace("_", "."), entry.get("task", key).replace("_", ".")

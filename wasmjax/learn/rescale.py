@@ -15,6 +15,7 @@ they were exact before.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,10 @@ class _Balance:
 
     def result(self) -> Rescaled:
         w, weights = self.w, self.original
+        others: dict[str, Any] = {
+            name: w[name]
+            for name in ("position", "w_q", "w_k", "w_v", "w_o", "w_gate", "w_in", "w_out")
+        }
         scaled = dataclasses.replace(
             weights,
             embedding=[w[name] for name in self.embedded],
@@ -113,10 +118,7 @@ class _Balance:
             ],
             # The head whose scores shrank most sets the temperature.
             softmax_scale=weights.softmax_scale / float(self.unit_LxH.min()),
-            **{
-                name: w[name]
-                for name in ("position", "w_q", "w_k", "w_v", "w_o", "w_gate", "w_in", "w_out")
-            },
+            **others,
         )
         return Rescaled(scaled, self.unit_LxH)
 

@@ -49,8 +49,16 @@ def vocabulary() -> tuple[Vocabulary, ...]:
     )
 
 
+def _bit(k: int) -> Callable[[int], float]:
+    return lambda value: float(value >> k & 1)
+
+
+def _shifts_by(s: int) -> Callable[[int], float]:
+    return lambda value: float(value & 7 == s)
+
+
 def _bits(c: Circuit, field: str) -> list[Affine]:
-    return [c.embed(f"{field} bit {k}", field, lambda x, k=k: x >> k & 1) for k in range(8)]
+    return [c.embed(f"{field} bit {k}", field, _bit(k)) for k in range(8)]
 
 
 def circuit(unit: str, table: bool = False) -> Circuit:
@@ -70,7 +78,7 @@ def circuit(unit: str, table: bool = False) -> Circuit:
     elif unit == "shl":
         x, shift = (
             _bits(c, "a"),
-            [c.embed(f"shift {s}", "b", lambda v, s=s: float(v & 7 == s)) for s in range(8)],
+            [c.embed(f"shift {s}", "b", _shifts_by(s)) for s in range(8)],
         )
         value = total(
             2**k * c.reglu(f"{k - s} to {k}", shift[s] + x[k - s] - 1)

@@ -89,7 +89,12 @@ def pool(config: MachineConfig, seed: int, programs: int, steps: int) -> Pool:
     rng = np.random.default_rng(seed)
     column = columns(config)
     keep_table = any(op.startswith("i8.") for op in config.instructions)
-    prompts, traces, lengths, ips, branches, reads = [], [], [], [], [], []
+    prompts: list[np.ndarray] = []
+    traces: list[np.ndarray] = []
+    lengths: list[int] = []
+    ips: list[np.ndarray] = []
+    branches: list[np.ndarray] = []
+    reads: list[np.ndarray] = []
     while len(prompts) < programs:
         program = random_program(config, rng)
         tokens = prompt(config, program)
