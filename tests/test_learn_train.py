@@ -171,7 +171,7 @@ def test_the_construction_recovers(tmp_path):
     """Noise that is nearly none, hardly trained: exact in every seed, at a small distance."""
     gentle = dataclasses.replace(BUDGET, learning_rate=1e-9)
     task = suite.build("T3", T3)
-    run = Run(tmp_path, task, suite.noise(1e-9), gentle, LOOK, progress=False)
+    run = Run(tmp_path, task, suite.noise(1e-9, wired=True), gentle, LOOK, progress=False)
     result = run.execute()
     assert result["recovered"] == [True, True]
     assert result["by_length"]["4"]["exact_rollout"] == 1
