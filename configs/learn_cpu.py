@@ -1,0 +1,117 @@
+# .venv/bin/python scripts/learn.py --config=configs/learn_cpu.py --out=learn_cpu
+"""The learnability suite on a CPU: what docs/learnability.md reports.
+
+About 70 minutes and 2 GB on two cores. Every task has one budget for all of its arms.
+"""
+
+from ml_collections import ConfigDict
+
+SIGMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
+# Noise on every entry, and on the entries that are not zero.
+BOTH = (False, True)
+
+
+BASELINES = ("baseline_lstm", "baseline_standard", "baseline_wide")
+T3_ARMS = (
+    "random_softmax",
+    "random_hard",
+    "random_entmax",
+    "random_changed",
+    "random_end",
+    "random_signals",
+    "given_embeddings",
+    "half_attention_constructed",
+    "half_feed_forward_constructed",
+)
+
+
+def get_config() -> ConfigDict:
+    """What scripts/learn.py runs."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "budget": {"steps": 10_000, "batch": 8, "seeds": 10, "learning_rate": 1e-2},
+            "evaluation": {
+                "chunk": 500,
+                "looks": 8,
+                "screen": 4096,
+                "confirm": 1_000_000,
+                "scales": (1, 2, 4, 8),
+            },
+            "tasks": {
+                # 64 addresses, 256 tokens before the reads.
+                "T1_parabola": {},
+                "T1_head": {},
+                "T1_free": {
+                    "arms": (
+                        "random_softmax",
+                        "random_hard",
+                        "random_entmax",
+                        "parabola_softmax",
+                        "half_keys_constructed",
+                        "half_values_constructed",
+                    )
+                },
+                "T1_scalar": {},
+                # 16 instructions with jumps and branches, 64 steps.
+                "T3": {"arms": T3_ARMS, "budget": {"steps": 4000}},
+                # Other models; fewer steps, so that a negative of theirs says little.
+                "T1_free_baselines": {
+                    "task": "T1_free",
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                },
+                "T3_baselines": {
+                    "task": "T3",
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                },
+                "T7_T1": _basin("T1_free", {"confirm": 100_000}),
+                "T7_T3": _basin("T3", {"confirm": 100_000}),
+                # The same with 16 addresses: what a lookup tolerates falls with their square.
+                "T7_T1_16": {
+                    **_basin("T1_free", {"confirm": 100_000}, steps=600),
+                    "options": {"addresses": 16, "length": 48, "reads": 16},
+                },
+                "T7_T3_8": {
+                    **_basin("T3", {"confirm": 100_000}, steps=600),
+                    "options": {"places": 8, "steps": 24},
+                },
+                "T2_mixture": {"budget": {"steps": 2000}},
+                "T4_add_ffn": _t4(),
+                "T4_and_ffn": _t4(),
+                "T4_or_ffn": _t4(),
+                "T4_xor_ffn": _t4(),
+                "T4_shl_ffn": _t4(),
+                "T4_lt_ffn": _t4(),
+                "T4_add_table": _t4(),
+                "T4_and_table": _t4(),
+                "T6": _machine(800),
+                "T5": _machine(800),
+                "T7_T5": _basin("T5", _machine(0)["evaluation"], steps=300, batch=4),
+            },
+        }
+    )
+
+
+def _t4() -> dict:
+    return {"budget": {"steps": 1000, "batch": 4}}
+
+
+def _basin(task: str, evaluation: dict, **more: int) -> dict:
+    """T7: a small learning rate, as a large one leaves the basin by itself."""
+    return {
+        "task": task,
+        "sigmas": SIGMAS,
+        "wired": BOTH,
+        "budget": {"steps": 1000, "learning_rate": 1e-4, **more},
+        "evaluation": evaluation,
+    }
+
+
+def _machine(steps: int, **more: float) -> dict:
+    """A small machine: 1,000 held-out programs decide."""
+    return {
+        "budget": {"steps": steps, "batch": 4, **more},
+        "evaluation": {"confirm": 48_000, "scales": (1, 4), "screen": 2048},
+    }
