@@ -128,7 +128,7 @@ def _by_name(records: Sequence[Result], fuse: bool) -> dict[str, Result]:
 
 def _against_plain(records: Sequence[Result]) -> str:
     rows = []
-    for record in measured(records, kind="plain"):
+    for record in sorted(measured(records, kind="plain"), key=lambda r: r["point"]["lanes"]):
         result = record["result"]
         row = [number(record["point"]["lanes"])]
         for name in ("unfused", "fused"):
