@@ -266,12 +266,13 @@ def plots(records: Sequence[Result], out: pathlib.Path) -> None:
 
 
 def _plot_throughput(records: Sequence[Result], axes: Any) -> bool:
+    both = {fuse: _by_name(records, fuse) for fuse in (False, True)}
+    names = sorted(both[False].keys() | both[True].keys(), reverse=True)
+    axes[0].set_yticks(range(len(names)), names, fontsize=7)
     for fuse, offset in ((False, -0.2), (True, 0.2)):
-        found = {k: r for k, r in _by_name(records, fuse).items() if "instructions_per_s" in r}
-        where = [k + offset for k in range(len(found))]
-        rates = [r["instructions_per_s"] for r in found.values()]
+        rates = [both[fuse].get(name, {}).get("instructions_per_s", 0.0) for name in names]
+        where = [k + offset for k in range(len(names))]
         axes[0].barh(where, rates, 0.4, label="fused" if fuse else "unfused")
-        axes[0].set_yticks(range(len(found)), list(found), fontsize=7)
     axes[0].set(xlabel="instructions/s, one lane")
     axes[0].legend()
     curves = {
@@ -293,7 +294,7 @@ def _plot_throughput(records: Sequence[Result], axes: Any) -> bool:
         axes[1].minorticks_off()
         axes[1].grid(alpha=0.3)
         axes[1].legend()
-    return bool(ticks or _by_name(records, False) or _by_name(records, True))
+    return bool(ticks or names)
 
 
 def _plot_length(records: Sequence[Result], axis: Any) -> bool:
