@@ -416,11 +416,15 @@ class LanesCache:
         return out
 
     def _proven(self, number: int) -> list[bool]:
-        """Per column of a store, whether its samples are all values there are: samples sweep every
-        field, so with one field they are."""
-        form = self.symbolic.projection
-        rows = self.heads.stores[number].columns
-        return [len(fields_of(self.symbolic, (form(row),))) <= 1 for row in rows]
+        """Per column of a store, whether its samples are all values there are, and no sum can be
+        inexact: it is a field's value, or a column of a field's embedding, as it stands."""
+        entries = self.symbolic.entries
+        forms = [self.symbolic.projection(row) for row in self.heads.stores[number].columns]
+        return [
+            all(w == 1.0 and entries[e].kind in ("value", "column") for e, w in form.items())
+            and len(form) == 1
+            for form in forms
+        ]
 
     def _together(self, rewritable: bool, number: int) -> list[list[int]]:
         """Sets of columns that queries read from a family."""
