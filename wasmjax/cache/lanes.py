@@ -446,7 +446,7 @@ class LanesCache:
                 samples.append(None)
             else:
                 samples.append(np.concatenate([of_store[c] for of_store in sampled]))
-        proven = [all(self._proven(store)[c] for store in family) for c in range(len(samples))]
+        proven = [all(of_column) for of_column in zip(*map(self._proven, family), strict=True)]
         return pack_columns(samples, proven, together)
 
 

@@ -23,7 +23,7 @@ from wasmjax.cache.indexed import IndexedCache
 from wasmjax.cache.lanes import LanesCache, LanesState
 from wasmjax.circuit.weights import Weights
 from wasmjax.engine.decode import FULL, OUT_OF_RANGE, REFUSED, RUNNING, STOPPED, Stop
-from wasmjax.engine.packed import Packed, Pieces
+from wasmjax.engine.packed import Packed, Pieces, rows_set
 from wasmjax.model.heads import certify
 from wasmjax.model.symbolic import Symbolic
 
@@ -123,7 +123,8 @@ class LanesEngine:
         )
         fits, problem = ~self.cache.full(cache), self.cache.problem(cache)
         # What everything below asks is written down: XLA on the CPU would compute it per use.
-        flags = _rows_set(flags, [within, active & fits & within & (problem == 0)])
+        good = active & fits & within & (problem == 0)
+        flags = rows_set(flags, 0, [within[None], good[None]])
         within, good = flags[0] > 0, flags[1] > 0
         token = self._whole_token(values)
         decides = token[self.stop.field]
@@ -261,15 +262,6 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     """Options for XLA: it uses half of a CPU's widest vectors unless told otherwise."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_cpu_prefer_vector_width": 512} if on_cpu else None
-
-
-def _rows_set(buffer_RxB: jax.Array, rows: Sequence[jax.Array]) -> jax.Array:
-    """The buffer with its first rows replaced."""
-    for number, row_B in enumerate(rows):
-        buffer_RxB = jax.lax.dynamic_update_slice(
-            buffer_RxB, row_B.astype(buffer_RxB.dtype)[None], (number, 0)
-        )
-    return buffer_RxB
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -102,10 +102,18 @@ def _written(pieces: Pieces, piece: int, start: int, new: Sequence[jax.Array]) -
     if old.ndim == 1:
         old = jnp.concatenate([old, *new])
     else:
-        for rows in new:
-            old = jax.lax.dynamic_update_slice(old, rows.astype(old.dtype), (start, 0))
-            start += len(rows)
+        old = rows_set(old, start, new)
     return (*pieces[:piece], old, *pieces[piece + 1 :])
+
+
+def rows_set(buffer_RxB: jax.Array, start: int, new: Sequence[jax.Array]) -> jax.Array:
+    """The buffer with new rows, [n, B] each, from `start` on."""
+    for rows_NxB in new:
+        buffer_RxB = jax.lax.dynamic_update_slice(
+            buffer_RxB, rows_NxB.astype(buffer_RxB.dtype), (start, 0)
+        )
+        start += len(rows_NxB)
+    return buffer_RxB
 
 
 class _Layout:
@@ -343,7 +351,7 @@ class Packed:
         inputs = self._inputs
         parts = [token_FxB[inputs.values]]
         if len(inputs.fields):
-            words = jax.lax.dynamic_update_slice(words, inputs.gathered(token_FxB), (0, 0))
+            words = rows_set(words, 0, [inputs.gathered(token_FxB)])
             parts += [unpack(words) for unpack in inputs.unpack]
         if inputs.counted:
             parts.append(count_B[None])
