@@ -11,10 +11,11 @@ Exit status 2: bad input. Needs the extra `train`.
 """
 
 import fnmatch
+import importlib
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -112,29 +113,37 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def define_flags() -> None:
-    """The command line."""
-    from ml_collections import config_flags
+def begin(main: Callable, define_flags: Callable[[], None], needs: Sequence[str] = ()) -> None:
+    """The command line of the suite's scripts: --config, --out and what `define_flags` defines.
 
+    Exits with status 2 and one line where the extra `train` (or a module of `needs`) is missing.
+    """
+    sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "configs")]
+    try:
+        for module in needs:
+            importlib.import_module(module)
+        from ml_collections import config_flags
+    except ImportError as error:
+        name = pathlib.Path(sys.argv[0]).name
+        print(
+            f"{name} needs the extra train ({error}): pip install 'wasmjax[train]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     config_flags.DEFINE_config_file("config", None, "A file of configs/.")
     flags.DEFINE_string("out", "learn", "Folder of the runs.")
+    flags.mark_flag_as_required("config")
+    define_flags()
+    app.run(main)
+
+
+def define_flags() -> None:
+    """Flags of this script alone."""
     flags.DEFINE_string("only", "*", "Pattern of TASK/ARM.")
     flags.DEFINE_bool("list", False, "Name the arms and stop.")
     flags.DEFINE_bool("report", True, "Make tables and plots at the end.")
     flags.DEFINE_float("seconds", float("inf"), "Stop after so long, to be resumed.", lower_bound=0)
-    flags.mark_flag_as_required("config")
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "configs")]
-    try:
-        import optax  # noqa: F401
-
-        define_flags()
-    except ImportError as error:
-        print(
-            f"learn.py needs the extra train ({error}): pip install 'wasmjax[train]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    app.run(main)
+    begin(main, define_flags, ["optax"])

@@ -122,14 +122,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        from ml_collections import config_flags
-    except ImportError:
-        print(
-            "learn_machine.py needs the extra train: pip install 'wasmjax[train]'", file=sys.stderr
-        )
-        sys.exit(2)
-    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-    flags.DEFINE_string("out", "learn", "Folder of the runs.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    import learn
+
+    learn.begin(main, lambda: None)

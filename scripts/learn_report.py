@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GAPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0)
@@ -125,24 +125,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def define_flags() -> None:
-    """The command line."""
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file("config", None, "The configuration of the runs.")
-    flags.DEFINE_string("out", "learn", "Folder of the runs.")
+    """Flags of this script alone."""
     flags.DEFINE_string("to", "", "Folder of tables and plots; empty: that of the runs.")
     flags.DEFINE_string("analyse", "*", "Pattern of TASK/ARM whose checkpoints are analysed.")
     flags.DEFINE_string("page", "", "A page whose tables are replaced.")
-    flags.mark_flag_as_required("config")
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "configs")]
-    try:
-        import matplotlib  # noqa: F401
+    import learn
 
-        define_flags()
-    except ImportError as error:
-        print(f"learn_report.py needs the extra train ({error})", file=sys.stderr)
-        sys.exit(2)
-    app.run(main)
+    learn.begin(main, define_flags, ["matplotlib"])
