@@ -11,7 +11,7 @@ SIGMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
 BOTH = (False, True)
 
 
-BASELINES = ("baseline_lstm", "baseline_standard", "baseline_wide")
+BASELINES = ("baseline_copy_last", "baseline_lstm", "baseline_standard", "baseline_wide")
 T3_ARMS = (
     "random_softmax",
     "random_hard",
@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
                 "looks": 8,
                 "screen": 4096,
                 "confirm": 1_000_000,
+                "total": 1_000_000,
                 "scales": (1, 2, 4, 8),
             },
             "tasks": {
@@ -54,7 +55,7 @@ def get_config() -> ConfigDict:
                 },
                 "T1_scalar": {},
                 # 16 instructions with jumps and branches, 64 steps.
-                "T3": {"arms": T3_ARMS, "budget": {"steps": 4000}},
+                "T3": {"arms": T3_ARMS},
                 # Other models; fewer steps, so that a negative of theirs says little.
                 "T1_free_baselines": {
                     "task": "T1_free",
@@ -77,7 +78,12 @@ def get_config() -> ConfigDict:
                     **_basin("T3", {"confirm": 100_000}, steps=600),
                     "options": {"places": 8, "steps": 24},
                 },
-                "T2_mixture": {"budget": {"steps": 2000}},
+                "T2_mixture": {"arms": ("random_softmax", "random_entmax", "parabola_softmax")},
+                "T2_mixture_baselines": {
+                    "task": "T2_mixture",
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                },
                 "T4_add_ffn": _t4(),
                 "T4_and_ffn": _t4(),
                 "T4_or_ffn": _t4(),
@@ -86,8 +92,8 @@ def get_config() -> ConfigDict:
                 "T4_lt_ffn": _t4(),
                 "T4_add_table": _t4(),
                 "T4_and_table": _t4(),
-                "T6": _machine(800),
-                "T5": _machine(800),
+                "T6": _machine(8000),
+                "T5": _machine(8000),
                 "T7_T5": _basin("T5", _machine(0)["evaluation"], steps=300, batch=4),
             },
         }
@@ -95,7 +101,7 @@ def get_config() -> ConfigDict:
 
 
 def _t4() -> dict:
-    return {"budget": {"steps": 1000, "batch": 4}}
+    return {"budget": {"steps": 5000, "batch": 4}}
 
 
 def _basin(task: str, evaluation: dict, **more: int) -> dict:
@@ -105,7 +111,7 @@ def _basin(task: str, evaluation: dict, **more: int) -> dict:
         "sigmas": SIGMAS,
         "wired": BOTH,
         "budget": {"steps": 1000, "learning_rate": 1e-4, **more},
-        "evaluation": evaluation,
+        "evaluation": {"total": 0, **evaluation},
     }
 
 

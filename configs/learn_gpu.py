@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
                 "looks": 32,
                 "screen": 16_384,
                 "confirm": 1_000_000,
+                "total": 1_000_000,
                 "scales": (1, 2, 4, 8),
             },
             "tasks": {

@@ -2,13 +2,14 @@
 
 "lstm": one LSTM (Flax). "standard": two pre-norm blocks with head_dim 32 and no positions but
 causality (Flax). "wide": the learner of the arms without the 2-dimensional restriction: the same
-width and layers, heads as wide as the residual stream. "copy last" needs no training
+width and layers, heads as wide as the residual stream. "copy_last" has no parameters
 (`Task.copy_last`).
 
 Shapes as in `model`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wasmjax.learn.model import Output, Shape, forward, random_params
+from wasmjax.learn.tasks.base import Task
 
 Apply = Callable[[Any, jax.Array, jax.Array | float, int], Output]
 
@@ -102,15 +104,18 @@ class Standard(nnx.Module):
 
 
 MODELS: dict[str, type] = {"lstm": LSTM, "standard": Standard}
-NAMES = (*MODELS, "wide")
+NAMES = (*MODELS, "wide", "copy_last")
 
 
-def build(name: str, shape: Shape) -> tuple[Callable[[jax.Array], Any], Apply]:
+def build(name: str, task: Task) -> tuple[Callable[[jax.Array], Any], Apply]:
     """(key -> parameters, parameters and tokens -> output) of a baseline.
 
     Raises:
       ValueError: if there is no such baseline.
     """
+    shape = task.shape
+    if name == "copy_last":
+        return lambda _: {}, functools.partial(_copy_last, task)
     if name == "wide":
         wide = dataclasses.replace(
             shape, head_dim=shape.width, heads=tuple(min(1, h) for h in shape.heads)
@@ -138,3 +143,15 @@ def build(name: str, shape: Shape) -> tuple[Callable[[jax.Array], Any], Apply]:
         return nnx.merge(graph, state, rest)(tokens, tail)
 
     return init, apply
+
+
+def _copy_last(
+    task: Task, params: Any, tokens_BxLxF: jax.Array, _: jax.Array | float, tail: int
+) -> Output:
+    del params
+    said_BxTxE = jax.vmap(lambda tokens: task.copy_last(tokens, tail))(tokens_BxLxF)
+    sizes = {field.name: field.size for field in task.shape.vocabulary}
+    logits = {
+        name: jax.nn.one_hot(said_BxTxE[..., e], sizes[name]) for e, name in enumerate(task.judged)
+    }
+    return Output(logits, jnp.zeros((*said_BxTxE.shape[:2], 0)))

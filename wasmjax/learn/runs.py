@@ -42,6 +42,8 @@ class Evaluation:
       chunk: steps between looks. looks: sequences of a look.
       screen: judged tokens per seed and length in the first round.
       confirm: judged tokens at four times the length for seeds that make no error there.
+      total: judged tokens at four times the length for an arm in all, the same for every seed,
+        if that is more than the first round's.
       scales: lengths, in units of the training length.
     """
 
@@ -49,6 +51,7 @@ class Evaluation:
     looks: int = 16
     screen: int = 4096
     confirm: int = 1_000_000
+    total: int = 0
     scales: tuple[int, ...] = (1, 2, 4, 8)
 
 
@@ -77,6 +80,8 @@ class Run:
     Args:
       folder: OUT. seconds: after so many of training, `train` saves and raises `Paused`.
       progress: show a bar.
+
+    A finished run whose evaluation has changed is judged again, from its checkpoint.
 
     Raises:
       ValueError: if the folder holds a run with another configuration.
@@ -136,6 +141,7 @@ class Run:
         state = self.train()
         result = {"config": self.config, **self.evaluate(state)}
         result["revision"] = json.loads((self.folder / "config.json").read_text())["revision"]
+        result["judged_at"] = revision()
         result["seconds_of_last_call"] = round(time.monotonic() - begun, 1)
         _write(self.folder / "result.json", result)
         return result
@@ -144,8 +150,13 @@ class Run:
         path = self.folder / "config.json"
         if path.exists():
             known = json.loads(path.read_text())
-            if known["config"] != self.config:
+            there = _completed(known["config"])
+            if there | {"evaluation": self.config["evaluation"]} != self.config:
                 raise ValueError(f"{self.folder} holds a run with another configuration")
+            if there != self.config:  # the same training is to be judged in another way
+                for name in ("result.json", "analysis.json"):
+                    (self.folder / name).unlink(missing_ok=True)
+                _write(path, known | {"config": self.config})
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
@@ -160,6 +171,8 @@ class Run:
             state = self.trainer.begin()
             self._look(state, None, None)
         done, steps = int(state.step[0]), self.budget.steps
+        if not jax.tree.leaves(state.params):
+            done = steps  # nothing to train
         bar = tqdm(
             total=steps,
             initial=done,
@@ -287,12 +300,21 @@ class Run:
                 # A tenth of the tokens: it decides nothing.
                 snapped.append(self._confirm(one, self._judge_snapped, 10))
         recovered = [tally.wrong == 0 for tally in confirmed]
+        held_out, each = confirmed, -(-plan.total // seeds)
+        if not all(recovered):
+            # Some ended at an error, which would say too much of it: all seeds, equally long.
+            held_out = by_scale[4]
+            if each > plan.screen:
+                held_out = [Tally() for _ in range(seeds)]
+                self._count(state.params, 4, each, held_out, first=1000)
         total = {scale: _sum(tallies).summary() for scale, tallies in by_scale.items()}
         return {
             "recovered": recovered,
             "recovered_count": sum(recovered),
             "recovered_interval": wilson(sum(recovered), seeds),
             "by_length": {str(k): v for k, v in total.items()},
+            # At four times the training length.
+            "held_out": _sum(held_out).summary(),
             "accuracy_by_length": {
                 str(k): [1 - t.wrong / max(1, t.tokens) for t in v] for k, v in by_scale.items()
             },
@@ -351,8 +373,26 @@ class Run:
             "recovered_count": sum(recovered),
             "recovered_interval": wilson(sum(recovered), len(recovered)),
             "by_length": {"1": _sum(tallies).summary()},
+            "held_out": _sum(tallies).summary(),
             "accuracy_by_length": {"1": [1 - t.wrong / t.tokens for t in tallies]},
         }
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A record with the defaults of fields that did not exist when it was written.
+
+    A field is only ever added with a default that says what was done before.
+    """
+    defaults = {
+        section: {
+            field.name: field.default
+            for field in dataclasses.fields(kind)
+            if field.default is not dataclasses.MISSING
+        }
+        for section, kind in (("arm", Arm), ("budget", Budget), ("evaluation", Evaluation))
+    }
+    known = json.loads(json.dumps(defaults))
+    return config | {section: known[section] | config[section] for section in known}
 
 
 def _leaf(number: int) -> str:

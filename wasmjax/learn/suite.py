@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from wasmjax.learn import baselines
 from wasmjax.learn.arms import Arm
 from wasmjax.learn.tasks import (
     t1_indexed_read,
@@ -161,7 +162,7 @@ def _t6(name: str) -> Iterator[Arm]:
 
 
 def _baselines() -> Iterator[Arm]:
-    for name in ("lstm", "standard", "wide"):
+    for name in baselines.NAMES:
         yield Arm(f"baseline_{name}", baseline=name)
 
 

@@ -63,7 +63,7 @@ class Trainer:
         self.root = jax.random.key(seed)
         self.reference = task.reference()
         if arm.baseline:
-            self._init, self._apply = baselines.build(arm.baseline, task.shape)
+            self._init, self._apply = baselines.build(arm.baseline, task)
         else:
             self._init = lambda key: start(key, task, arm, self.reference)
             self._apply = lambda params, tokens, beta, tail: forward(
@@ -154,7 +154,7 @@ class Trainer:
             params = jax.tree.map(
                 lambda m, p, u: jnp.where(m, p + u, p), self.mask, state.params, updates
             )
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             return State(params, optimizer, state.step + 1), (loss, norm)
 
         def run(key: jax.Array, state: State, steps: int) -> Any:

@@ -66,8 +66,9 @@ class Task:
       length: tokens of a sequence for training, judged ones apart. tail: judged ones at 1x.
       sample: (key, scale) -> Example of `scale` times the training length; pure.
       circuit: builds the reference.
+      copy_last: (tokens [L, F], T) -> what the copy-last baseline answers, vocabulary entries
+        [T, E].
       tail_grows: whether the number of judged tokens grows with the length.
-      copy_last: the answer of the copy-last baseline, [T, E], or None where there is none.
       gap: score difference of neighbours in the construction at the end of training; with a recency
         term, of two writes to one address.
       beta: inverse temperature at the end of training.
@@ -80,8 +81,8 @@ class Task:
     tail: int
     sample: Callable[[jax.Array, int], Example]
     circuit: Callable[[], Circuit]
+    copy_last: Callable[[jax.Array, int], jax.Array]
     tail_grows: bool = False
-    copy_last: Callable[[Example], jax.Array] | None = None
     gap: float = 32.0
     beta: float = 1.0
     weights: Callable[[], Weights] | None = None

@@ -103,9 +103,6 @@ def task(
             place[asked],
         )
 
-    def copy_last(example: Example) -> jax.Array:
-        return _last_written(example, reads)
-
     return Task(
         f"T1.{variant}",
         shape,
@@ -114,13 +111,13 @@ def task(
         reads,
         sample,
         lambda: circuit(addresses, values, not squares, asked=apart),
-        copy_last=copy_last,
+        last_written,
         beta=32.0 * addresses**2,
     )
 
 
-def _last_written(example: Example, reads: int) -> jax.Array:
+def last_written(tokens_LxF: jax.Array, reads: int) -> jax.Array:
     """The value of the last write of all, [reads, 1]."""
-    kind, v = example.tokens[:, 0], example.tokens[:, 2]
+    kind, v = tokens_LxF[:, 0], tokens_LxF[:, 2]
     last = jnp.max(jnp.where(kind == WRITE, jnp.arange(len(kind)), 0))
     return jnp.full((reads, 1), v[last])

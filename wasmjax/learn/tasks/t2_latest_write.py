@@ -15,8 +15,8 @@ from wasmjax.learn.tasks.t1_indexed_read import (
     OTHER,
     READ,
     WRITE,
-    _last_written,
     circuit,
+    last_written,
     vocabulary,
 )
 
@@ -75,7 +75,7 @@ def task(
         reads,
         sample,
         lambda: circuit(addresses, values, True, 2.0**eps_log2),
-        copy_last=lambda example: _last_written(example, reads),
+        last_written,
         gap=32.0 * 2.0**-eps_log2,
         # Between the temperature for addresses and the one for single tokens.
         beta=32.0 * addresses**2 * 2.0 ** (-eps_log2 / 2),

@@ -106,10 +106,6 @@ def task(
             1 + ip,
         )
 
-    def copy_last(example: Example) -> jax.Array:
-        n = example.target.shape[0]
-        return (example.tokens[-n:, 6] + places - 1)[:, None]
-
     return Task(
         "T3",
         shape,
@@ -118,7 +114,8 @@ def task(
         steps,
         sample,
         lambda: circuit(places),
+        # The last step's move.
+        lambda tokens_LxF, n: (tokens_LxF[-n:, 6] + places - 1)[:, None],
         tail_grows=True,
-        copy_last=copy_last,
         beta=32.0 * places**2,
     )

@@ -153,9 +153,8 @@ def task(
         questions,
         sample,
         lambda: circuit(unit, table),
-        copy_last=lambda example: jnp.stack(
-            [example.tokens[-questions:, 1], jnp.zeros(questions, int)], -1
-        ),
+        # The first byte.
+        lambda tokens_LxF, n: jnp.stack([tokens_LxF[-n:, 1], jnp.zeros(n, int)], -1),
         beta=32.0 * 256**2 if table else 1.0,
     )
 

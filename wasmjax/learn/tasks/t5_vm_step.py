@@ -186,6 +186,7 @@ def task(
         steps,
         sample,
         lambda: build_circuit(config),
+        lambda tokens_LxF, n: tokens_LxF[-n:, picked] - lows,
         tail_grows=True,
         weights=lambda: weights,
         # Between addresses 0..15; a recency term of 2^-20 would be far sharper still.
