@@ -39,7 +39,8 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
         task = suite.resized(suite.build(source, entry.get("options", {})), name)
         if entry.get("sigmas"):
             modes = entry.get("wired", (False,))
-            chosen = [suite.noise(sigma, wired) for wired in modes for sigma in entry.sigmas]
+            anneal = tuple(entry.get("anneal", suite.SHARP))
+            chosen = [suite.noise(sigma, wired, anneal) for wired in modes for sigma in entry.sigmas]
         else:
             known = suite.arms(source)
             names = entry.get("arms") or list(known)

@@ -54,7 +54,20 @@ RESULTS = {
                 {"name": "warm", "seeds": 4, "recovered": 4, "curve": [[0, 0, 0, 0], [9, 1, 1, 1]]},
             ]
         },
-        "T7": {"sigma": [0.1, 0.2], "recovered": [1.0, 0.25], "wilson": [[0.8, 1], [0.1, 0.5]]},
+        "T7": {
+            "curves": [
+                {
+                    "name": f"zeros {zeros}",
+                    "sigma": [1e-4, 0.1],
+                    "seeds": [4, 4],
+                    "recovered": [4, recovered],
+                    "wilson": [[0.51, 1], [0.05, 0.7]],
+                    "before": [0.5, 0.05],
+                    "exact_before": [1, 0],
+                }
+                for zeros, recovered in (("disturbed", 1), ("kept", 3))
+            ]
+        },
     },
     "heads": {
         "T1": {
@@ -229,6 +242,19 @@ def test_what_results_add(browser, url_with_results):
     page.locator("[data-control=task]").select_option(label="T7")
     page.wait_for_selector("line.wilson", state="attached")
     assert page.locator("line.wilson").count() == 2
+    assert page.locator("tbody tr").first.inner_text().split("\t")[2:] == [
+        "1 of 4",
+        "4 of 4",
+        "51% to 100%",
+    ]
+    # A share of the seeds, on a logarithmic axis: inside the chart, apart from each other.
+    circles = page.eval_on_selector_all(
+        "circle.win", "all => all.map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')])"
+    )
+    assert circles[0][1] == 16 and circles[1][1] == 240 - 224 * 0.25
+    assert circles[1][0] - circles[0][0] > 200
+    page.locator("[data-control=basin]").select_option(index=1)
+    page.wait_for_selector("text=3 of 4")
     watched.open("chapter=learned", ready="td.weight")
     weights = page.eval_on_selector_all("td.weight", "all => all.map(x => +x.dataset.value)")
     assert weights == [1, 0, 0, 1, 0.9, 0.1, 0, 1.1]

@@ -25,8 +25,9 @@ def analyse(run: Run, seeds: int = 10, lines: int = 3) -> dict[str, Any]:
 
     Returns:
       Per seed "distance" (`metrics.distance`), "divergence" and "disagreement"
-      (`metrics.function_distance`, held-out data), "barrier"; for T1 "score_distance" of the
-      best head; for T2 error rates by regime. Empty for baselines.
+      (`metrics.function_distance`, held-out data), "fields_right" (of the judged fields, one by
+      one), "barrier"; for T1 "score_distance" of the best head; for T2 error rates by regime.
+      Baselines have those of T2 only.
     """
     state = run.restore()
     if state is None or run.arm.baseline:
@@ -55,12 +56,15 @@ def analyse(run: Run, seeds: int = 10, lines: int = 3) -> dict[str, Any]:
         "distance": [],
         "divergence": [],
         "disagreement": [],
+        "fields_right": [],
         "barrier": [],
     }
     for s in range(min(seeds, run.budget.seeds)):
         params = jax.tree.map(lambda x, s=s: x[s], state.params)
         out["distance"].append(metrics.distance(params, reference))
-        kl, different = metrics.function_distance(logits(params), theirs)
+        mine = logits(params)
+        kl, different = metrics.function_distance(mine, theirs)
+        out["fields_right"].append(metrics.fields_right(mine, data, task.judged))
         out["divergence"].append(kl)
         out["disagreement"].append(different)
         if s < lines:

@@ -65,11 +65,10 @@ def _task_table(arms: Mapping[str, Result]) -> str:
     head += ["first error: median, p90", "first errors", "distance", "barrier"]
     lines = [_row(head), "|---" * len(head) + "|"]
     for name, arm in arms.items():
-        last = "4" if "4" in arm["by_length"] else scales[-1]
-        at = arm["by_length"][last]
+        at = arm["held_out"]
         cells = [name, f"{arm['recovered_count']} of {len(arm['recovered'])}"]
         cells += [_percent(np.median(arm["accuracy_by_length"].get(k, [np.nan]))) for k in scales]
-        cells += [_interval(arm, at), _percent(at["exact_rollout"])]
+        cells += [_interval(at), _percent(at["exact_rollout"])]
         cells += [f"{_step(at['first_divergence_median'])}, {_step(at['first_divergence_p90'])}"]
         cells += [_causes(at["causes"])]
         extra = arm["analysis"]
@@ -78,16 +77,11 @@ def _task_table(arms: Mapping[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def _interval(arm: Result, screened: Result) -> str:
-    """Error rate over everything that was read at four times the length."""
-    wrong, tokens = screened["wrong"], screened["tokens"]
-    confirmed = arm.get("confirmed", [])
-    if confirmed and arm["recovered_count"] == len(arm["recovered"]):
-        wrong, tokens = (sum(c[key] for c in confirmed) for key in ("wrong", "tokens"))
-    from wasmjax.learn.metrics import wilson
-
-    lo, hi = wilson(wrong, tokens)
-    return f"{_rate(wrong / max(1, tokens))} ({_rate(lo)}–{_rate(hi)}), n = {tokens:,}"
+def _interval(held_out: Result) -> str:
+    """The error rate, its interval, and of how many tokens."""
+    lo, hi = held_out["error_interval"]
+    rate = _rate(held_out["error_rate"])
+    return f"{rate} ({_rate(lo)}–{_rate(hi)}), n = {held_out['tokens']:,}"
 
 
 def _basin_table(tasks: Mapping[str, Mapping[str, Result]]) -> str:
@@ -168,7 +162,7 @@ def results(
                     "accuracy_by_length": {
                         k: float(np.median(v)) for k, v in arm["accuracy_by_length"].items()
                     },
-                    "by_length": arm["by_length"],
+                    "held_out": arm["held_out"],
                     "budget": arm["config"]["budget"],
                     "analysis": arm["analysis"],
                 }
@@ -181,7 +175,7 @@ def results(
                 if rows:
                     curves.append(_curve(name, wired, rows))
     if curves:
-        tasks["T7"] = {**curves[0], "curves": curves}
+        tasks["T7"] = {"curves": curves}
     return {"revision": revision, "tasks": tasks, "heads": dict(heads)}
 
 

@@ -68,6 +68,20 @@ export interface Band {
   seeds?: number;
   recovered?: number;
   curve?: [number, number, number, number][];
+  accuracy_by_length?: Record<string, number>;
+  held_out?: { tokens: number; error_rate: number; error_interval: [number, number] };
+}
+
+/** T7: of how many seeds training recovers, by the noise on the construction; one per sigma. */
+export interface Basin {
+  name: string;
+  sigma: number[];
+  seeds: number[];
+  recovered: number[];
+  wilson: [number, number][];
+  /** Median accuracy before training; seeds without an error then. */
+  before: number[];
+  exact_before: number[];
 }
 
 export interface HeadMatrices {
@@ -79,10 +93,7 @@ export interface HeadMatrices {
 
 export interface Results {
   revision?: string;
-  tasks?: Record<
-    string,
-    { arms?: Band[]; sigma?: number[]; recovered?: number[]; wilson?: [number, number][] }
-  >;
+  tasks?: Record<string, { arms?: Band[]; curves?: Basin[] }>;
   heads?: Record<string, { constructed?: HeadMatrices; learned?: HeadMatrices }>;
 }
 

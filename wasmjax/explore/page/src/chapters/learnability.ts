@@ -1,23 +1,25 @@
 /** Learnability. */
 
 import { axisBottom, axisLeft } from "d3-axis";
-import { scaleLinear } from "d3-scale";
+import { scaleLinear, scaleLog } from "d3-scale";
 import { area, line } from "d3-shape";
 import type { App, Chapter } from "../app";
 import { dropdown } from "../controls";
 import { Chart, h, num } from "../dom";
-import type { Band } from "../model";
+import type { Band, Basin } from "../model";
 
 const INKS = ["var(--q)", "var(--hot)", "var(--v)", "var(--alt)", "var(--k)", "var(--sky)"];
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "1 3"];
 
 const ABOUT: Record<string, string> = {
   T1: "Is a lookup learned from examples?",
-  T3: "Does training find the parts of a step?",
+  T2: "Is the latest of several writes read?",
+  T3: "Is the instruction pointer found in programs that jump?",
+  T4: "Are the arithmetic units learned, on all inputs?",
+  T5: "Is one step of a small machine learned from traces?",
+  T6: "Can one part be learned again, the rest being constructed, and the reverse?",
   T7: "How much noise on the constructed weights does training recover from?",
 };
-
-type Task = NonNullable<NonNullable<App["results"]>["tasks"]>[string];
 
 function curves(name: string, arms: Band[]): HTMLElement {
   const chart = new Chart(`Task ${name}: curves of ${arms.length} arms`, (svg, width) => {
@@ -38,35 +40,64 @@ function curves(name: string, arms: Band[]): HTMLElement {
     });
     return height;
   });
-  return h("div", {}, chart.el,
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" }, h("table", {}, h("caption", {}, "median over seeds; the band is from lowest to highest"), h("thead", {}, h("tr", {}, ...["", "arm", "seeds", "recovered", "last value"].map((t) => h("th", { scope: "col" }, t)))),
-      h("tbody", {}, ...arms.map((arm, k) => {
-        const last = arm.curve?.[arm.curve.length - 1];
-        const key = h("i", { class: "dot" });
-        key.style.background = INKS[k % 6]!;
-        return h("tr", { "data-arm": arm.name ?? k }, h("td", {}, key), h("th", { scope: "row" }, arm.name ?? `arm ${k + 1}`), h("td", {}, arm.seeds === undefined ? "–" : num(arm.seeds)),
-          h("td", {}, arm.recovered === undefined ? "–" : num(arm.recovered)), h("td", {}, last ? num(last[1]) : "–"));
-      })))));
+  const rows = arms.map((arm, k) => {
+    const key = h("i", { class: "dot" });
+    key.style.background = INKS[k % 6]!;
+    const found = arm.held_out;
+    const cells = [
+      arm.recovered === undefined ? "–" : `${arm.recovered} of ${arm.seeds}`,
+      ...["1", "4"].map((scale) => (arm.accuracy_by_length?.[scale] === undefined ? "–" : percent(arm.accuracy_by_length[scale]))),
+      found ? `${percent(found.error_interval[0])} to ${percent(found.error_interval[1])}` : "–",
+    ];
+    return h("tr", { "data-arm": arm.name ?? k }, h("td", {}, key), h("th", { scope: "row" }, arm.name ?? `arm ${k + 1}`), ...cells.map((text) => h("td", {}, text)));
+  });
+  const columns = ["", "arm", "recover", "right at 1x", "at 4x", "errors at 4x (95%)"];
+  return h("div", {}, chart.el, table("median over seeds; the band is from lowest to highest", columns, rows));
 }
 
-function noise(task: Task): HTMLElement {
-  const { sigma = [], recovered = [], wilson = [] } = task;
-  return new Chart("Share of runs that recover, against the noise", (svg, width) => {
+function chart(basin: Basin): HTMLElement {
+  return new Chart(`${basin.name}: seeds that recover, against the noise`, (svg, width) => {
     const height = 280;
-    const x = scaleLinear([0, Math.max(1e-9, ...sigma) * 1.05], [48, width - 16]);
+    const x = scaleLog([Math.min(...basin.sigma) / 1.5, Math.max(...basin.sigma) * 1.5], [48, width - 16]);
     const y = scaleLinear([0, 1], [height - 40, 16]);
-    svg.append("g").attr("class", "axis").attr("transform", `translate(0 ${height - 36})`).call(axisBottom(x).ticks(width / 90));
+    svg.append("g").attr("class", "axis").attr("transform", `translate(0 ${height - 36})`).call(axisBottom(x).ticks(Math.min(6, width / 90), "~g"));
     svg.append("g").attr("class", "axis").attr("transform", "translate(44 0)").call(axisLeft(y).ticks(5, "%"));
     svg.append("text").attr("class", "note").attr("x", width - 16).attr("y", height - 4).attr("text-anchor", "end").text("σ of the noise");
-    sigma.forEach((s, k) => {
-      const share = recovered[k];
-      if (share === undefined) return;
-      const band = wilson[k];
-      if (band) svg.append("line").attr("class", "wilson").attr("x1", x(s)).attr("x2", x(s)).attr("y1", y(band[0])).attr("y2", y(band[1]));
-      svg.append("circle").attr("class", "key win").attr("cx", x(s)).attr("cy", y(share)).attr("r", 5).append("title").text(`σ ${s}: ${share}`);
+    const points = basin.sigma.map((s, k) => [x(s), y(basin.recovered[k]! / basin.seeds[k]!)] as [number, number]);
+    const untrained = basin.sigma.map((s, k) => [x(s), y(basin.exact_before[k]! / basin.seeds[k]!)] as [number, number]);
+    for (const [drawn, dashes] of [[points, ""], [untrained, "2 4"]] as const)
+      svg.append("path").attr("class", "basin").attr("fill", "none").attr("stroke", "var(--q)").attr("stroke-width", 2).attr("stroke-dasharray", dashes).attr("d", line()(drawn));
+    points.forEach(([cx, cy], k) => {
+      const [low, high] = basin.wilson[k]!;
+      svg.append("line").attr("class", "wilson").attr("x1", cx).attr("x2", cx).attr("y1", y(low)).attr("y2", y(high));
+      svg.append("circle").attr("class", "key win").attr("cx", cx).attr("cy", cy).attr("r", 5).append("title").text(`σ ${basin.sigma[k]}: ${basin.recovered[k]} of ${basin.seeds[k]}`);
     });
     return height;
   }).el;
+}
+
+function basins(curves: Basin[]): HTMLElement {
+  const body = h("div", {});
+  const show = (k: number) => {
+    const basin = curves[k]!;
+    const rows = basin.sigma.map((s, n) => {
+      const [low, high] = basin.wilson[n]!;
+      return h("tr", {}, h("th", { scope: "row" }, num(s)), h("td", {}, percent(basin.before[n]!)), h("td", {}, `${basin.exact_before[n]} of ${basin.seeds[n]}`),
+        h("td", {}, `${basin.recovered[n]} of ${basin.seeds[n]}`), h("td", {}, `${percent(low)} to ${percent(high)}`));
+    });
+    body.replaceChildren(chart(basin), table("line: after training, bars: 95%; dotted: without training", ["σ", "right before", "no error before", "recover", "95%"], rows));
+  };
+  show(0);
+  return h("div", {}, h("div", { class: "controls" }, dropdown({ name: "basin", label: "what is disturbed", options: curves.map((c) => c.name), value: 0, change: show }).el), body);
+}
+
+function table(caption: string, columns: string[], rows: HTMLElement[]): HTMLElement {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" },
+    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...columns.map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...rows)));
+}
+
+function percent(x: number): string {
+  return `${(100 * x).toPrecision(3).replace(/\.0+$|(\.\d*?)0+$/, "$1")}%`;
 }
 
 function mount(app: App, root: HTMLElement) {
@@ -90,7 +121,7 @@ function mount(app: App, root: HTMLElement) {
     about.textContent = ABOUT[name] ?? "";
     body.replaceChildren();
     if (task.arms?.length) body.append(curves(name, task.arms));
-    if (task.sigma?.length) body.append(noise(task));
+    if (task.curves?.length) body.append(basins(task.curves));
     if (!body.childElementCount) body.append(h("p", { class: "not-run" }, "not run yet"));
   };
   root.append(
