@@ -6,7 +6,7 @@ About 70 minutes and 2 GB on two cores. Every task has one budget for all of its
 
 from ml_collections import ConfigDict
 
-SIGMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
+SIGMAS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
 # Noise on every entry, and on the entries that are not zero.
 BOTH = (False, True)
 
@@ -69,6 +69,9 @@ def get_config() -> ConfigDict:
                 },
                 "T7_T1": _basin("T1_free", {"confirm": 100_000}),
                 "T7_T3": _basin("T3", {"confirm": 100_000}),
+                # Smaller steps and more of them, beginning softer.
+                "T7_T1_gentle": _gentle("T1_free"),
+                "T7_T3_gentle": _gentle("T3"),
                 # The same with 16 addresses: what a lookup tolerates falls with their square.
                 "T7_T1_16": {
                     **_basin("T1_free", {"confirm": 100_000}, steps=600),
@@ -104,7 +107,14 @@ def _t4() -> dict:
     return {"budget": {"steps": 5000, "batch": 4}}
 
 
-def _basin(task: str, evaluation: dict, **more: int) -> dict:
+def _gentle(task: str) -> dict:
+    return {
+        **_basin(task, {"confirm": 100_000}, steps=6000, learning_rate=3e-6),
+        "anneal": (1 / 32, 1.0),
+    }
+
+
+def _basin(task: str, evaluation: dict, **more: float) -> dict:
     """T7: a small learning rate, as a large one leaves the basin by itself."""
     return {
         "task": task,

@@ -40,7 +40,9 @@ def planned(config, out: pathlib.Path, seconds: float = float("inf")) -> Iterato
         if entry.get("sigmas"):
             modes = entry.get("wired", (False,))
             anneal = tuple(entry.get("anneal", suite.SHARP))
-            chosen = [suite.noise(sigma, wired, anneal) for wired in modes for sigma in entry.sigmas]
+            chosen = [
+                suite.noise(sigma, wired, anneal) for wired in modes for sigma in entry.sigmas
+            ]
         else:
             known = suite.arms(source)
             names = entry.get("arms") or list(known)

@@ -113,9 +113,7 @@ def judge(
     return wrong, asked, cause
 
 
-def fields_right(
-    logits: dict[str, jax.Array], example: Example, judged: Sequence[str]
-) -> float:
+def fields_right(logits: dict[str, jax.Array], example: Example, judged: Sequence[str]) -> float:
     """The part of the fields asked for that are right, each on its own."""
     asked = np.asarray(example.weight) > 0
     said = np.stack([np.asarray(logits[name].argmax(-1)) for name in judged], -1)

@@ -73,9 +73,7 @@ def arms(name: str) -> dict[str, Arm]:
     return {arm.name: arm for arm in made}
 
 
-def noise(
-    sigma: float, wired: bool = False, anneal: tuple[float, float] = SHARP
-) -> Arm:
+def noise(sigma: float, wired: bool = False, anneal: tuple[float, float] = SHARP) -> Arm:
     """T7: the construction with relative noise, then training."""
     name = f"{'wired' if wired else 'sigma'}_{sigma:g}"
     return Arm(name, constructed=("*",), sigma=sigma, wired=wired, anneal=anneal)
