@@ -95,6 +95,13 @@ def get_config() -> ConfigDict:
                 "T4_lt_ffn": _t4(),
                 "T4_add_table": _t4(),
                 "T4_and_table": _t4(),
+                # Where 5,000 steps left most of the way: six and four times as many.
+                "T4_add_ffn_long": {"task": "T4_add_ffn", "arms": ("random",), **_t4(30_000)},
+                "T3_long": {
+                    "task": "T3",
+                    "arms": ("random_softmax",),
+                    "budget": {"steps": 40_000},
+                },
                 "T6": _machine(8000),
                 "T5": _machine(8000),
                 "T7_T5": _basin("T5", _machine(0)["evaluation"], steps=300, batch=4),
@@ -103,13 +110,14 @@ def get_config() -> ConfigDict:
     )
 
 
-def _t4() -> dict:
-    return {"budget": {"steps": 5000, "batch": 4}}
+def _t4(steps: int = 5000) -> dict:
+    return {"budget": {"steps": steps, "batch": 4}}
 
 
 def _gentle(task: str) -> dict:
     return {
         **_basin(task, {"confirm": 100_000}, steps=6000, learning_rate=3e-6),
+        "sigmas": SIGMAS[:4],
         "anneal": (1 / 32, 1.0),
     }
 

@@ -254,7 +254,7 @@ def test_what_results_add(browser, url_with_results):
     assert circles[0][1] == 16 and circles[1][1] == 240 - 224 * 0.25
     assert circles[1][0] - circles[0][0] > 200
     page.locator("[data-control=basin]").select_option(index=1)
-    page.wait_for_selector("text=3 of 4")
+    page.wait_for_selector("td:has-text('3 of 4')")
     watched.open("chapter=learned", ready="td.weight")
     weights = page.eval_on_selector_all("td.weight", "all => all.map(x => +x.dataset.value)")
     assert weights == [1, 0, 0, 1, 0.9, 0.1, 0, 1.1]

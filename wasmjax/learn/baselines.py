@@ -115,7 +115,8 @@ def build(name: str, task: Task) -> tuple[Callable[[jax.Array], Any], Apply]:
     """
     shape = task.shape
     if name == "copy_last":
-        return lambda _: {}, functools.partial(_copy_last, task)
+        # A parameter for the form's sake: seeds are an axis of it.
+        return lambda _: {"none": jnp.zeros(1)}, functools.partial(_copy_last, task)
     if name == "wide":
         wide = dataclasses.replace(
             shape, head_dim=shape.width, heads=tuple(min(1, h) for h in shape.heads)

@@ -18,6 +18,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from scipy import optimize, sparse
 
 from wasmjax.circuit.weights import Weights
 
@@ -45,6 +46,17 @@ def rescale(weights: Weights, length: int = 1, rounds: int = 40) -> Rescaled:
     return balance.result()
 
 
+def smallest(weights: Weights) -> Rescaled:
+    """The largest weight as small as these changes of scale can make it: proven, not searched.
+
+    `rescale` brings features to 1 as well, which is kinder to training and costs size elsewhere.
+    """
+    balance = _Balance(weights)
+    balance.least()
+    balance.lookups()
+    return balance.result()
+
+
 class _Balance:
     """Weights under rescaling; every method keeps what they compute.
 
@@ -62,11 +74,7 @@ class _Balance:
     def parts(self) -> None:
         """Within heads, neurons and unembeddings."""
         w = self.w
-        for name in ("w_q", "w_k"):
-            # Equal rows get equal factors, so that heads with one key stay heads with one key.
-            top = _power(_top(w[name], (2, 3)))
-            w[name] /= top[..., None, None]
-            self.unit_LxH /= top
+        self.lookups()
         factor = _power(_root(_top(w["w_o"], (1, 3)), _top(w["w_v"], (2, 3))))
         w["w_v"] *= factor[..., None, None]
         w["w_o"] /= factor[:, None, :, None]
@@ -76,8 +84,55 @@ class _Balance:
         w["w_gate"] *= a[..., None]
         w["w_in"] *= b[..., None]
         w["w_out"] /= (a * b)[:, None, :]
+
+    def lookups(self) -> None:
+        """Queries, keys and unembeddings, whose scale is free."""
+        w = self.w
+        for name in ("w_q", "w_k"):
+            # Equal rows get equal factors, so that heads with one key stay heads with one key.
+            top = _power(_top(w[name], (2, 3)))
+            w[name] /= top[..., None, None]
+            self.unit_LxH /= top
         for name in self.unembedded:
             w[name] /= _power(_top(w[name], None))
+
+    def least(self) -> None:
+        """All other parts at once: integer exponents that make the largest weight smallest."""
+        w = self.w
+        values = _top(w["w_v"], 2)
+        outputs = _top(w["w_o"], 3)
+        embedded = np.max([np.abs(w["position"]), *(_top(w[n], 0) for n in self.embedded)], axis=0)
+        problem = _Exponents()
+        for (c,) in np.argwhere(embedded):
+            problem.bound(embedded[c], [("coordinate", c)], [])
+        for layer, h, c in np.argwhere(values):
+            problem.bound(values[layer, h, c], [("head", layer, h)], [("coordinate", c)])
+        for layer, c, h in np.argwhere(outputs):
+            problem.bound(outputs[layer, c, h], [("coordinate", c)], [("head", layer, h)])
+        for name in ("w_gate", "w_in"):
+            for layer, n, c in np.argwhere(w[name]):
+                problem.bound(w[name][layer, n, c], [(name, layer, n)], [("coordinate", c)])
+        for layer, c, n in np.argwhere(w["w_out"]):
+            problem.bound(
+                w["w_out"][layer, c, n],
+                [("coordinate", c)],
+                [("w_gate", layer, n), ("w_in", layer, n)],
+            )
+        found = problem.solve()
+        layers, heads, d, neurons = self.original.shape
+
+        def factor(name: str, *size: int) -> np.ndarray:
+            exponents = [found.get((name, *at), 0) for at in np.ndindex(*size)]
+            return 2.0 ** np.reshape(exponents, size)
+
+        self._scale(factor("coordinate", d))
+        head = factor("head", layers, heads)
+        w["w_v"] *= head[..., None, None]
+        w["w_o"] /= head[:, None, :, None]
+        gate, inner = (factor(name, layers, neurons) for name in ("w_gate", "w_in"))
+        w["w_gate"] *= gate[..., None]
+        w["w_in"] *= inner[..., None]
+        w["w_out"] /= (gate * inner)[:, None, :]
 
     def coordinates(self) -> None:
         """Residual coordinates: writers against readers."""
@@ -121,6 +176,48 @@ class _Balance:
             **others,
         )
         return Rescaled(scaled, self.unit_LxH)
+
+
+class _Exponents:
+    """Integers e such that the largest |w| 2^(sum of some e - sum of others) is smallest."""
+
+    def __init__(self) -> None:
+        self.column: dict[tuple[Any, ...], int] = {}
+        self.entries: list[tuple[int, int, int]] = []
+        self.log2: list[float] = []
+
+    def bound(self, weight: float, plus: list[Any], minus: list[Any]) -> None:
+        row = len(self.log2)
+        self.log2.append(float(np.log2(abs(weight))))
+        for sign, names in ((1, plus), (-1, minus)):
+            for name in names:
+                at = self.column.setdefault(name, len(self.column))
+                self.entries.append((row, at, sign))
+
+    def solve(self) -> dict[tuple[Any, ...], int]:
+        """The exponents, and of those that do, about the smallest ones."""
+        rows, columns, signs = zip(*self.entries, strict=True)
+        size = (len(self.log2), len(self.column))
+        matrix = sparse.csr_matrix((signs, (rows, columns)), shape=size)
+        log2 = np.array(self.log2)
+        wide = sparse.hstack([matrix, sparse.csr_matrix(-np.ones((size[0], 1)))], format="csr")
+        cost = np.r_[np.zeros(size[1]), 1.0]
+        # A linear program bounds the size from below; then integers: e = up - down, both >= 0.
+        relaxed = optimize.linprog(cost, A_ub=wide, b_ub=-log2, bounds=(None, None))
+        top = np.ceil(relaxed.fun - 1e-6)
+        both = sparse.hstack([matrix, -matrix], format="csr")
+        while True:  # ends: rounding the relaxed exponents costs a factor below 2^1.5
+            found = optimize.milp(
+                np.ones(2 * size[1]),
+                # Sums of integers: the slack admits rounding errors and nothing else.
+                constraints=optimize.LinearConstraint(both, -np.inf, top - log2 + 1e-6),
+                integrality=np.ones(2 * size[1]),
+                options={"mip_rel_gap": 0.05},
+            )
+            if found.x is not None:
+                up, down = np.split(np.rint(found.x).astype(int), 2)
+                return {name: int(up[k] - down[k]) for name, k in self.column.items()}
+            top += 1
 
 
 def largest(weights: Weights) -> float:

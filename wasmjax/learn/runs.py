@@ -171,8 +171,6 @@ class Run:
             state = self.trainer.begin()
             self._look(state, None, None)
         done, steps = int(state.step[0]), self.budget.steps
-        if not jax.tree.leaves(state.params):
-            done = steps  # nothing to train
         bar = tqdm(
             total=steps,
             initial=done,
@@ -361,7 +359,7 @@ class Run:
         return jax.jit(self.trainer.held_out, static_argnums=(1, 2))
 
     def _evaluate_all_inputs(self, state: State) -> dict[str, Any]:
-        _, unit, form = self.task.name.split(".")
+        _, unit, form = self.task.name.split(".")[:3]
         tallies = [Tally() for _ in range(self.budget.seeds)]
         for data in every_input(unit, form, self.task.tail):
             wrong, asked, cause = self._judge(state.params, data, self.trainer.last_beta)
