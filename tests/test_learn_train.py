@@ -45,10 +45,26 @@ def bits(params):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(params)]
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Compiled in a hurry, as these models are tiny; what one test compiled, the next ones take."""
+    wanted = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("jit")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in wanted}
+    for values in (wanted, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        if values is wanted:
+            yield
+
+
 # -- gradients and frozen parts ---------------------------------------------------------------
 
 
-def test_gradients_flow_where_claimed():
+def test_gradients_flow_where_claimed(compiled):
     """Through both kinds of soft attention and the straight-through hard one, to every part."""
     task = suite.build("T3", T3)
     for kind in ("softmax", "hard", "entmax"):
@@ -68,7 +84,7 @@ def test_gradients_flow_where_claimed():
     assert float(jnp.abs(grads["blocks"][1]["w_v"]).max()) > 0
 
 
-def test_named_signals_are_supervised():
+def test_named_signals_are_supervised(compiled):
     task = suite.build("T3", T3)
     plain, told = (Trainer(task, Arm("x", supervision=s), BUDGET) for s in ("tokens", "signals"))
     params = jax.tree.map(lambda x: x[0], plain.begin().params)
@@ -77,7 +93,7 @@ def test_named_signals_are_supervised():
     assert float(jnp.abs(grads[0]["probe"]).max()) == 0 < float(jnp.abs(grads[1]["probe"]).max())
 
 
-def test_frozen_parts_stay_bit_identical():
+def test_frozen_parts_stay_bit_identical(compiled):
     task = suite.build("T3", T3)
     frozen = ("embedding.*", "position", "blocks.1.w_q", "blocks.1.w_k")
     trainer = Trainer(task, Arm("x", frozen, frozen), BUDGET)
@@ -95,7 +111,7 @@ def test_frozen_parts_stay_bit_identical():
     np.testing.assert_array_equal(np.asarray(after["blocks"][1]["w_q"]), np.stack([reference] * 2))
 
 
-def test_given_coordinates_are_nobody_elses():
+def test_given_coordinates_are_nobody_elses(compiled):
     task = suite.build("T1.parabola", T1)
     given = ("embedding.kind", "embedding.a")
     trainer = Trainer(task, Arm("x", given, given), BUDGET)
@@ -106,7 +122,7 @@ def test_given_coordinates_are_nobody_elses():
     assert not value[..., used].any() and value[..., ~used].all()
 
 
-def test_wired_noise_keeps_zeros():
+def test_wired_noise_keeps_zeros(compiled):
     task = suite.build("T3", T3)
     trainer = Trainer(task, suite.noise(0.1, wired=True), BUDGET)
     reference = trainer.reference.params
@@ -134,18 +150,6 @@ def test_temperature_schedule():
 
 
 # -- runs -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """What one run has compiled, the next one of the same shape takes from here."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("jit")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
 
 
 def run_of(folder, budget=BUDGET, look=LOOK, **more):
@@ -216,7 +220,7 @@ def test_copy_last(tmp_path, compiled):
 
 
 @pytest.mark.parametrize("name", ["lstm", "standard", "wide"])
-def test_baselines_train(name):
+def test_baselines_train(name, compiled):
     task = suite.build("T1.free", T1)
     trainer = Trainer(task, Arm("x", baseline=name), BUDGET)
     state = trainer.begin()
@@ -251,7 +255,7 @@ def test_configurations_name_what_exists():
             assert all(0 < sigma <= 1 for sigma in entry.get("sigmas", ()))
 
 
-def test_gpu_configuration_in_small(tmp_path):
+def test_gpu_configuration_in_small(tmp_path, compiled):
     """What configs/learn_gpu.py asks for is built and trained, cut down."""
     sys.path.insert(0, str(ROOT / "configs"))
     full = __import__("learn_gpu").get_config()

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 Kind = Literal["softmax", "hard", "entmax"]
 
+# 8 units in the last place of a float32.
+_ROUNDINGS = 2.0**-21
+
 
 def softmax(score: jax.Array) -> jax.Array:
     """The usual one."""
@@ -19,10 +22,14 @@ def softmax(score: jax.Array) -> jax.Array:
 
 
 def argmax(score: jax.Array) -> jax.Array:
-    """All weight on the largest score; exact ties share it, so that a zero query still averages."""
-    best = score >= score.max(axis=-1, keepdims=True)
-    best = best.astype(score.dtype)
-    return best / best.sum(axis=-1, keepdims=True)
+    """All weight on the largest score; ties share it, so that a zero query still averages.
+
+    A tie is what a few roundings cannot tell apart: XLA may compute scores once for the maximum and
+    again, rounded otherwise, for the comparison. Under equality no key might then be the best.
+    """
+    top = score.max(axis=-1, keepdims=True)
+    best = (score >= top - _ROUNDINGS * jnp.abs(top)).astype(score.dtype)
+    return best / jnp.maximum(1, best.sum(axis=-1, keepdims=True))
 
 
 def hard(score: jax.Array) -> jax.Array:

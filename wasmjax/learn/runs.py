@@ -346,17 +346,13 @@ class Run:
         size = 1 << (min(size, max(1, tokens // tail)).bit_length() - 1)
         number, judge_ = first, judge_ or self._judge
         while tallies[0].tokens < tokens:
-            data = self._held_out(number, size, scale)
+            data = self.trainer.held_out(number, size, scale)
             wrong, asked, cause = judge_(params, data, self.trainer.last_beta)
             for s, tally in enumerate(tallies):
                 tally.add(np.asarray(wrong[s]), np.asarray(asked[s]), np.asarray(cause[s]))
             number += 1
             if stop and tallies[0].wrong:
                 return
-
-    @functools.cached_property
-    def _held_out(self) -> Any:
-        return jax.jit(self.trainer.held_out, static_argnums=(1, 2))
 
     def _evaluate_all_inputs(self, state: State) -> dict[str, Any]:
         _, unit, form = self.task.name.split(".")[:3]

@@ -174,8 +174,15 @@ class Trainer:
 
     def held_out(self, number: int, size: int, scale: int = 1) -> Example:
         """Held-out sequences, block `number`: the same for every seed and arm."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), _HELD_OUT), number)
-        return self.batch(jax.random.fold_in(key, scale), size, scale)
+        return self._held_out(number, size, scale)
+
+    @functools.cached_property
+    def _held_out(self) -> Callable[[int, int, int], Example]:
+        def held_out(number: int, size: int, scale: int) -> Example:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), _HELD_OUT), number)
+            return self.batch(jax.random.fold_in(key, scale), size, scale)
+
+        return jax.jit(held_out, static_argnums=(1, 2))
 
 
 def _last(weight_BxTxE: jax.Array) -> jax.Array:
