@@ -287,16 +287,14 @@ class Run:
         for scale in plan.scales:
             by_scale[scale] = [Tally() for _ in range(seeds)]
             self._count(state.params, scale, plan.screen, by_scale[scale], first=1)
-        confirmed, snapped = [], []
-        for s in range(seeds):
-            one = jax.tree.map(lambda x, s=s: x[s : s + 1], state.params)
-            if by_scale[4][s].wrong == 0:
-                confirmed.append(self._confirm(one, self._judge))
-            else:
-                confirmed.append(by_scale[4][s])
-            if not self.arm.baseline and any(self.task.shape.sharp):
-                # A tenth of the tokens: it decides nothing.
-                snapped.append(self._confirm(one, self._judge_snapped, 10))
+        clean = [s for s in range(seeds) if by_scale[4][s].wrong == 0]
+        confirmed = list(by_scale[4])
+        for s, tally in zip(clean, self._confirm(state.params, clean, self._judge), strict=True):
+            confirmed[s] = tally
+        snapped = []
+        if not self.arm.baseline and any(self.task.shape.sharp):
+            # A tenth of the tokens: it decides nothing.
+            snapped = self._confirm(state.params, list(range(seeds)), self._judge_snapped, 10)
         recovered = [tally.wrong == 0 for tally in confirmed]
         held_out, each = confirmed, -(-plan.total // seeds)
         if not all(recovered):
@@ -322,12 +320,14 @@ class Run:
             "snapped_count": sum(tally.wrong == 0 for tally in snapped),
         }
 
-    def _confirm(self, params: Any, judge_: Any, part: int = 1) -> Tally:
-        """One seed at four times the training length, until there is an error."""
-        tally = Tally()
-        tokens = max(1, self.evaluation.confirm // part)
-        self._count(params, 4, tokens, [tally], 1000, judge_, stop=True)
-        return tally
+    def _confirm(self, params: Any, seeds: list[int], judge_: Any, part: int = 1) -> list[Tally]:
+        """Some seeds at four times the training length, each until it makes an error."""
+        tallies = [Tally() for _ in seeds]
+        if seeds:
+            some = jax.tree.map(lambda x: x[np.array(seeds)], params)
+            tokens = max(1, self.evaluation.confirm // part)
+            self._count(some, 4, tokens, tallies, 1000, judge_, stop=True)
+        return tallies
 
     def _count(
         self,
@@ -339,20 +339,20 @@ class Run:
         judge_: Any = None,
         stop: bool = False,
     ) -> None:
-        """Adds at least `tokens` judged tokens to each tally; with `stop`, ends at an error."""
+        """Adds at least `tokens` judged tokens to each tally; with `stop`, none after an error."""
         tail, length = self.task.tail_at(scale), self.task.length * scale
         # A power of two, so that it divides into blocks.
         size = max(1, min(256, 8_000_000 // (tail * (length + tail) * len(tallies))))
         size = 1 << (min(size, max(1, tokens // tail)).bit_length() - 1)
-        number, judge_ = first, judge_ or self._judge
-        while tallies[0].tokens < tokens:
+        number, judge_, left = first, judge_ or self._judge, list(range(len(tallies)))
+        while left and tallies[left[0]].tokens < tokens:
             data = self.trainer.held_out(number, size, scale)
             wrong, asked, cause = judge_(params, data, self.trainer.last_beta)
-            for s, tally in enumerate(tallies):
-                tally.add(np.asarray(wrong[s]), np.asarray(asked[s]), np.asarray(cause[s]))
+            for s in left:
+                tallies[s].add(np.asarray(wrong[s]), np.asarray(asked[s]), np.asarray(cause[s]))
             number += 1
-            if stop and tallies[0].wrong:
-                return
+            if stop:
+                left = [s for s in left if not tallies[s].wrong]
 
     def _evaluate_all_inputs(self, state: State) -> dict[str, Any]:
         _, unit, form = self.task.name.split(".")[:3]
