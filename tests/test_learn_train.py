@@ -239,7 +239,8 @@ def tiny(name, **tasks):
     config = __import__(name).get_config()
     sys.path.pop(0)
     config.budget.update({"steps": 4, "batch": 1, "seeds": 2})
-    config.evaluation.update({"chunk": 4, "looks": 1, "screen": 8, "confirm": 16, "scales": (1, 4)})
+    config.evaluation.update({"chunk": 4, "looks": 1, "screen": 8, "confirm": 16, "total": 0})
+    config.evaluation.scales = (1, 4)
     config.tasks = ConfigDict(tasks)
     return config
 
@@ -255,26 +256,27 @@ def test_configurations_name_what_exists():
             assert all(0 < sigma <= 1 for sigma in entry.get("sigmas", ()))
 
 
-def test_gpu_configuration_in_small(tmp_path, compiled):
-    """What configs/learn_gpu.py asks for is built and trained, cut down."""
+@pytest.mark.parametrize("key", ["T1_free", "T3", "T5_small"])
+def test_gpu_configuration_in_full_size(key, tmp_path):
+    """Everything but the numbers: the whole training step of every seed, traced."""
     sys.path.insert(0, str(ROOT / "configs"))
-    full = __import__("learn_gpu").get_config()
+    config = __import__("learn_gpu").get_config()
     sys.path.pop(0)
+    config.tasks = ConfigDict({key: config.tasks[key]})
+    run = next(learn.planned(config, tmp_path))
+    state = jax.eval_shape(run.trainer.begin)
+    after, loss, norm = jax.eval_shape(lambda state: run.trainer.chunk(state, 2), state)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert loss.shape == norm.shape == (config.budget.seeds,)
+
+
+def test_gpu_configuration_in_small(tmp_path, compiled):
+    """What configs/learn_gpu.py asks for is trained and reported, cut down."""
     t1 = {"options": T1, "arms": ("random_softmax",)}
-    t5 = dict(full.tasks.T5_small.to_dict())
-    t5["options"] = {**t5["options"], "programs": 4, "held_out": 4, "steps": 4}
-    t5["arms"] = ("random_softmax",)
-    t5.pop("budget", None)
-    t5.pop("evaluation", None)
     t7 = {"task": "T1_free", "options": T1, "sigmas": (1e-4,), "wired": (False, True)}
-    config = tiny("learn_gpu", T1_free=t1, T5_small=t5, T7_T1=t7)
+    config = tiny("learn_gpu", T1_free=t1, T7_T1=t7)
     runs = list(learn.planned(config, tmp_path))
-    assert [run.arm.name for run in runs] == [
-        "random_softmax",
-        "random_softmax",
-        "sigma_0.0001",
-        "wired_0.0001",
-    ]
+    assert [run.arm.name for run in runs] == ["random_softmax", "sigma_0.0001", "wired_0.0001"]
     for run in runs:
         run.progress = False
         assert len(run.execute()["recovered"]) == 2
