@@ -62,9 +62,17 @@ def get_config() -> ConfigDict:
                 # Other models; fewer steps and reads, so that a negative of theirs says little.
                 "T1_free_baselines": {
                     "task": "T1_free",
-                    "arms": BASELINES,
+                    "arms": ("baseline_copy_last", "baseline_lstm", "baseline_wide"),
                     "budget": {"steps": 1500, "learning_rate": 3e-3},
                     "evaluation": {"total": 0},
+                },
+                # With 16 addresses also the standard transformer, which takes hours for 64.
+                "T1_free_16_baselines": {
+                    "task": "T1_free",
+                    "options": {"addresses": 16, "length": 48, "reads": 16},
+                    "arms": BASELINES,
+                    "budget": {"steps": 1500, "learning_rate": 3e-3},
+                    "evaluation": {"total": 0, "confirm": 100_000},
                 },
                 "T3_baselines": {
                     "task": "T3",
