@@ -1,8 +1,8 @@
 # .venv/bin/python scripts/learn.py --config=configs/learn_cpu.py --out=learn_cpu
 """The learnability suite on a CPU: what docs/learnability.md reports.
 
-About five hours of one core, 1 GB; parts of it can run side by side (`--only`), to one folder. Every task
-has one budget for all of its arms.
+About five hours of one core, 1 GB. Arms can run side by side, to one folder (`--only`). Every
+task has one budget for all of its arms.
 """
 
 from ml_collections import ConfigDict
