@@ -257,7 +257,7 @@ def plots(value: Result, out: pathlib.Path) -> list[pathlib.Path]:
                 np.array(curve["exact_before"]) / seeds,
                 ":",
                 color=f"C{number}",
-                label="as disturbed, no error in a look",
+                label="_" if number else "dotted: not trained, no error in a look",
             )
         axis.set(
             xscale="log",
