@@ -207,7 +207,7 @@ def plots(value: Result, out: pathlib.Path) -> list[pathlib.Path]:
     made = []
 
     def save(figure: Any, name: str) -> None:
-        figure.tight_layout()
+        figure.set_layout_engine("constrained")
         figure.savefig(out / name, dpi=110)
         pyplot.close(figure)
         made.append(out / name)
@@ -233,7 +233,8 @@ def plots(value: Result, out: pathlib.Path) -> list[pathlib.Path]:
         axes[0].set(xlabel="step", ylabel=f"{task}: right, held out", ylim=(0, 1.02))
         axes[1].set(xlabel="length / training length", xscale="log", ylim=(0, 1.02))
         axes[1].set_xticks([1, 2, 4, 8], ["1x", "2x", "4x", "8x"])
-        axes[0].legend(fontsize=6, ncols=2)
+        axes[1].minorticks_off()
+        figure.legend(loc="outside lower center", fontsize=7, ncols=5)
         save(figure, f"{task.lower()}.png")
     if "T7" in value["tasks"]:
         figure, axis = pyplot.subplots(figsize=(7, 4.5))
