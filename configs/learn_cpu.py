@@ -11,7 +11,7 @@ SIGMAS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)
 # Noise on every entry, and on the entries that are not zero.
 BOTH = (False, True)
 
-
+T1_16 = {"addresses": 16, "length": 48, "reads": 16}
 T5_ARMS = ("random_softmax", "random_changed", "random_end", "random_signals")
 BASELINES = ("baseline_copy_last", "baseline_lstm", "baseline_standard", "baseline_wide")
 T3_ARMS = (
@@ -61,36 +61,30 @@ def get_config() -> ConfigDict:
                 "T3": {"arms": T3_ARMS},
                 # Other models; fewer steps and reads, so that a negative of theirs says little.
                 "T1_free_baselines": {
-                    "task": "T1_free",
+                    **_baselines("T1_free"),
                     "arms": ("baseline_copy_last", "baseline_lstm", "baseline_wide"),
-                    "budget": {"steps": 1500, "learning_rate": 3e-3},
-                    "evaluation": {"total": 0},
                 },
                 # With 16 addresses also the standard transformer, which takes hours for 64.
                 "T1_free_16_baselines": {
-                    "task": "T1_free",
-                    "options": {"addresses": 16, "length": 48, "reads": 16},
-                    "arms": BASELINES,
-                    "budget": {"steps": 1500, "learning_rate": 3e-3},
-                    "evaluation": {"total": 0, "confirm": 100_000},
+                    **_baselines("T1_free", confirm=100_000),
+                    "options": T1_16,
                 },
-                "T3_baselines": {
-                    "task": "T3",
-                    "arms": BASELINES,
-                    "budget": {"steps": 1500, "learning_rate": 3e-3},
-                    "evaluation": {"total": 0},
-                },
-                "T7_T1": _basin("T1_free", {"confirm": 100_000}),
-                "T7_T3": _basin("T3", {"confirm": 100_000}),
+                "T3_baselines": _baselines("T3"),
+                "T7_T1": _basin("T1_free"),
+                "T7_T3": _basin("T3"),
                 # Smaller steps and more of them, beginning softer.
-                "T7_T1_gentle": _gentle("T1_free"),
+                "T7_T1_gentle": {
+                    **_basin("T1_free", steps=6000, learning_rate=3e-6),
+                    "sigmas": SIGMAS[1:4],
+                    "anneal": (1 / 32, 1.0),
+                },
                 # The same with 16 addresses: what a lookup tolerates falls with their square.
                 "T7_T1_16": {
-                    **_basin("T1_free", {"confirm": 100_000}, steps=600),
-                    "options": {"addresses": 16, "length": 48, "reads": 16},
+                    **_basin("T1_free", steps=600),
+                    "options": T1_16,
                 },
                 "T7_T3_8": {
-                    **_basin("T3", {"confirm": 100_000}, steps=600),
+                    **_basin("T3", steps=600),
                     "sigmas": SIGMAS[1:5],
                     "wired": (False,),
                     "options": {"places": 8, "steps": 24},
@@ -126,28 +120,29 @@ def _t4(steps: int = 5000) -> dict:
     }
 
 
-def _gentle(task: str) -> dict:
+def _baselines(task: str, **evaluation: int) -> dict:
     return {
-        **_basin(task, {"confirm": 100_000}, steps=6000, learning_rate=3e-6),
-        "sigmas": SIGMAS[1:4],
-        "anneal": (1 / 32, 1.0),
+        "task": task,
+        "arms": BASELINES,
+        "budget": {"steps": 1500, "learning_rate": 3e-3},
+        "evaluation": {"total": 0, **evaluation},
     }
 
 
-def _basin(task: str, evaluation: dict, **more: float) -> dict:
+def _basin(task: str, **more: float) -> dict:
     """T7: a small learning rate, as a large one leaves the basin by itself."""
     return {
         "task": task,
         "sigmas": SIGMAS,
         "wired": BOTH,
         "budget": {"steps": 1000, "learning_rate": 1e-4, **more},
-        "evaluation": {"total": 0, **evaluation},
+        "evaluation": {"total": 0, "confirm": 100_000},
     }
 
 
-def _machine(steps: int, **more: float) -> dict:
+def _machine(steps: int) -> dict:
     """A small machine: 1,000 held-out programs decide."""
     return {
-        "budget": {"steps": steps, "batch": 4, **more},
+        "budget": {"steps": steps, "batch": 4},
         "evaluation": {"confirm": 48_000, "total": 0, "scales": (1, 4), "screen": 2048},
     }

@@ -54,11 +54,14 @@ def compiled(tmp_path_factory):
         "jax_disable_most_optimizations": True,
     }
     before = {name: jax.config.values[name] for name in wanted}
-    for values in (wanted, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        if values is wanted:
-            yield
+    configure(wanted)
+    yield
+    configure(before)
+
+
+def configure(values):
+    for name, value in values.items():
+        jax.config.update(name, value)
 
 
 # -- gradients and frozen parts ---------------------------------------------------------------
@@ -233,11 +236,16 @@ def test_baselines_train(name, compiled):
 # -- the script -------------------------------------------------------------------------------
 
 
-def tiny(name, **tasks):
-    """A configuration of configs/, cut down to a few steps."""
+def config_of(name):
     sys.path.insert(0, str(ROOT / "configs"))
     config = __import__(name).get_config()
     sys.path.pop(0)
+    return config
+
+
+def tiny(name, **tasks):
+    """A configuration of configs/, cut down to a few steps."""
+    config = config_of(name)
     config.budget.update({"steps": 4, "batch": 1, "seeds": 2})
     config.evaluation.update({"chunk": 4, "looks": 1, "screen": 8, "confirm": 16, "total": 0})
     config.evaluation.scales = (1, 4)
@@ -247,9 +255,7 @@ def tiny(name, **tasks):
 
 def test_configurations_name_what_exists():
     for name in ("learn_smoke", "learn_cpu", "learn_gpu"):
-        sys.path.insert(0, str(ROOT / "configs"))
-        config = __import__(name).get_config()
-        sys.path.pop(0)
+        config = config_of(name)
         for key, entry in config.tasks.items():
             known = suite.arms(entry.get("task", key).replace("_", "."))
             assert set(entry.get("arms", ())) <= set(known)
@@ -259,9 +265,7 @@ def test_configurations_name_what_exists():
 @pytest.mark.parametrize("key", ["T1_free", "T3", "T5_small"])
 def test_gpu_configuration_in_full_size(key, tmp_path):
     """Everything but the numbers: the whole training step of every seed, traced."""
-    sys.path.insert(0, str(ROOT / "configs"))
-    config = __import__("learn_gpu").get_config()
-    sys.path.pop(0)
+    config = config_of("learn_gpu")
     config.tasks = ConfigDict({key: config.tasks[key]})
     run = next(learn.planned(config, tmp_path))
     state = jax.eval_shape(run.trainer.begin)

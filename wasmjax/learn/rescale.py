@@ -75,15 +75,12 @@ class _Balance:
         """Within heads, neurons and unembeddings."""
         w = self.w
         self.lookups()
-        factor = _power(_root(_top(w["w_o"], (1, 3)), _top(w["w_v"], (2, 3))))
-        w["w_v"] *= factor[..., None, None]
-        w["w_o"] /= factor[:, None, :, None]
+        self._scale_heads(_power(_root(_top(w["w_o"], (1, 3)), _top(w["w_v"], (2, 3)))))
         gate, inner = _top(w["w_gate"], 2), _top(w["w_in"], 2)
         mean = np.cbrt(gate * inner * _top(w["w_out"], 1))
-        a, b = (_power(np.where(mean > 0, mean / _one(x), 1.0)) for x in (gate, inner))
-        w["w_gate"] *= a[..., None]
-        w["w_in"] *= b[..., None]
-        w["w_out"] /= (a * b)[:, None, :]
+        self._scale_neurons(
+            *(_power(np.where(mean > 0, mean / _one(x), 1.0)) for x in (gate, inner))
+        )
 
     def lookups(self) -> None:
         """Queries, keys and unembeddings, whose scale is free."""
@@ -126,13 +123,8 @@ class _Balance:
             return 2.0 ** np.reshape(exponents, size)
 
         self._scale(factor("coordinate", d))
-        head = factor("head", layers, heads)
-        w["w_v"] *= head[..., None, None]
-        w["w_o"] /= head[:, None, :, None]
-        gate, inner = (factor(name, layers, neurons) for name in ("w_gate", "w_in"))
-        w["w_gate"] *= gate[..., None]
-        w["w_in"] *= inner[..., None]
-        w["w_out"] /= (gate * inner)[:, None, :]
+        self._scale_heads(factor("head", layers, heads))
+        self._scale_neurons(*(factor(name, layers, neurons) for name in ("w_gate", "w_in")))
 
     def coordinates(self) -> None:
         """Residual coordinates: writers against readers."""
@@ -157,6 +149,15 @@ class _Balance:
             w[name] *= s
         w["w_o"] *= s[:, None, None]
         w["w_out"] *= s[:, None]
+
+    def _scale_heads(self, s_LxH: np.ndarray) -> None:
+        self.w["w_v"] *= s_LxH[..., None, None]
+        self.w["w_o"] /= s_LxH[:, None, :, None]
+
+    def _scale_neurons(self, gate_LxN: np.ndarray, inner_LxN: np.ndarray) -> None:
+        self.w["w_gate"] *= gate_LxN[..., None]
+        self.w["w_in"] *= inner_LxN[..., None]
+        self.w["w_out"] /= (gate_LxN * inner_LxN)[:, None, :]
 
     def result(self) -> Rescaled:
         w, weights = self.w, self.original

@@ -347,20 +347,22 @@ class Run:
         number, judge_, left = first, judge_ or self._judge, list(range(len(tallies)))
         while left and tallies[left[0]].tokens < tokens:
             data = self.trainer.held_out(number, size, scale)
-            wrong, asked, cause = judge_(params, data, self.trainer.last_beta)
-            for s in left:
-                tallies[s].add(np.asarray(wrong[s]), np.asarray(asked[s]), np.asarray(cause[s]))
+            self._tally(judge_, params, data, {s: tallies[s] for s in left})
             number += 1
             if stop:
                 left = [s for s in left if not tallies[s].wrong]
+
+    def _tally(self, judge_: Any, params: Any, data: Example, tallies: dict[int, Tally]) -> None:
+        """Judges a block and adds it to the tallies, by the seeds' places in `params`."""
+        judged = [np.asarray(x) for x in judge_(params, data, self.trainer.last_beta)]
+        for s, tally in tallies.items():
+            tally.add(*(x[s] for x in judged))
 
     def _evaluate_all_inputs(self, state: State) -> dict[str, Any]:
         _, unit, form = self.task.name.split(".")[:3]
         tallies = [Tally() for _ in range(self.budget.seeds)]
         for data in every_input(unit, form, self.task.tail):
-            wrong, asked, cause = self._judge(state.params, data, self.trainer.last_beta)
-            for s, tally in enumerate(tallies):
-                tally.add(np.asarray(wrong[s]), np.asarray(asked[s]), np.asarray(cause[s]))
+            self._tally(self._judge, state.params, data, dict(enumerate(tallies)))
         recovered = [tally.wrong == 0 for tally in tallies]
         return {
             "recovered": recovered,
